@@ -1,0 +1,126 @@
+# PairDB. `make help` lists the targets.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+MODULES  := proto libs libs/client libs/localpod services integration
+BINARIES := storage-node compactor pairctl
+VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS  := -s -w -X github.com/pairdb/pairdb/libs/service.Version=$(VERSION)
+TOOLS    := $(CURDIR)/.tools/bin
+ENGINE   := ./storage-node/internal/engine
+
+export GOFLAGS ?= -buildvcs=false
+
+# Where `make run` keeps the local pod.
+DIR ?= $(CURDIR)/.pairdb
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: deps
+deps: ## download the Go modules
+	@for m in $(MODULES); do (cd $$m && go mod download); done
+
+.PHONY: build
+build: ## build the binaries into bin/
+	@mkdir -p bin
+	@cd services && for b in $(BINARIES); do CGO_ENABLED=0 go build -trimpath -ldflags '$(LDFLAGS)' -o ../bin/$$b ./$$b; done
+
+.PHONY: run
+run: build ## start a local pod and say what to type next
+	@exec ./bin/pairctl dev --dir $(DIR)
+
+.PHONY: test
+test: lint test-unit test-integration ## everything that must pass before a landing
+
+.PHONY: test-unit
+test-unit: ## tests of all packages, short campaigns included
+	@for m in proto libs libs/client libs/localpod services; do (cd $$m && go test -timeout 12m ./...); done
+
+.PHONY: test-integration
+test-integration: build ## black-box tests of the built binaries
+	@cd integration && go test -count=1 -timeout 12m ./...
+
+.PHONY: test-race
+test-race: ## the unit tests under the race detector
+	@for m in libs libs/client libs/localpod services; do (cd $$m && go test -race -timeout 30m ./...); done
+
+.PHONY: test-coverage
+test-coverage: ## coverage of libs and services, into coverage/
+	@mkdir -p coverage
+	@cd libs && go test -coverprofile=../coverage/libs.out -coverpkg=./... ./... >/dev/null
+	@cd services && go test -coverprofile=../coverage/services.out -coverpkg=./... ./... >/dev/null
+	@for m in libs services; do (cd $$m && go tool cover -func=../coverage/$$m.out | tail -1 | awk -v m=$$m '{print m, $$NF}'); done
+
+.PHONY: test-coverage-check
+test-coverage-check: test-coverage ## fail below 80 % of statements
+	@for m in libs services; do (cd $$m && go tool cover -func=../coverage/$$m.out | tail -1 | \
+	  awk -v m=$$m '{p=$$NF+0; if (p < 80) {printf "coverage of %s is %.1f %%, 80 %% wanted\n", m, p; exit 1}}'); done
+
+.PHONY: cover
+cover: ## coverage of the engine's write path, 90 % wanted
+	@./integration/scripts/cover-write-path
+
+.PHONY: crash
+crash: ## long form of the crash, error and bit-flip campaigns
+	@cd services && PAIRDB_LONG=1 go test -count=1 -timeout 4h -v -run 'Crash|Fault|Flip' ./storage-node/internal/...
+
+.PHONY: meta
+meta: ## long form of the metamorphic test
+	@cd services && PAIRDB_LONG=1 go test -count=1 -timeout 4h -v -run 'Metamorphic' $(ENGINE)
+
+FUZZTIME ?= 5m
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME
+	@./integration/scripts/fuzz $(FUZZTIME)
+
+.PHONY: mutate
+mutate: ## break durability on purpose, one mutation at a time, and report which test notices
+	@./integration/scripts/mutate
+
+.PHONY: bench
+bench: ## Go benchmarks of the engine and its parts
+	@cd libs && go test -run '^$$' -bench . -benchmem ./...
+	@cd services && go test -run '^$$' -bench . -benchmem ./...
+
+RECORDS ?= 900000
+.PHONY: bench-import
+bench-import: build ## import speed beside redis-cli --pipe, in one run
+	@./integration/scripts/bench-import $(RECORDS)
+
+.PHONY: proto
+proto: $(TOOLS)/protoc-gen-go ## generate Go from proto/ (needs protoc)
+	@command -v protoc >/dev/null || { echo "protoc is missing: apt-get install protobuf-compiler"; exit 1; }
+	@cd proto && PATH="$(TOOLS):$$PATH" protoc -I . --go_out=. --go_opt=paths=source_relative \
+	  --go-grpc_out=. --go-grpc_opt=paths=source_relative $$(find pairdb -name '*.proto' | sort)
+
+$(TOOLS)/protoc-gen-go $(TOOLS)/staticcheck: .tools/go.mod .tools/go.sum
+	@cd .tools && GOWORK=off go build -o bin/ google.golang.org/protobuf/cmd/protoc-gen-go \
+	  google.golang.org/grpc/cmd/protoc-gen-go-grpc honnef.co/go/tools/cmd/staticcheck
+	@touch $(TOOLS)/*
+
+.PHONY: docs
+docs: ## generate the reference pages in docs/
+	@cd services && go generate ./...
+
+.PHONY: fmt
+fmt: ## format all Go files
+	@gofmt -w $$(git ls-files '*.go' ':!*.pb.go')
+
+.PHONY: lint
+lint: $(TOOLS)/staticcheck ## formatting, go vet, staticcheck
+	@bad=$$(gofmt -l $$(git ls-files '*.go' ':!*.pb.go')); \
+	  if [ -n "$$bad" ]; then echo "not formatted (make fmt):"; echo "$$bad"; exit 1; fi
+	@for m in $(MODULES); do (cd $$m && go vet ./...); done
+	@for m in libs libs/client libs/localpod services integration; do (cd $$m && $(TOOLS)/staticcheck ./...); done
+
+.PHONY: docker-build
+docker-build: build ## container images pairdb/<binary> of the built binaries
+	@for b in $(BINARIES); do docker build -q -f deploy/docker/Dockerfile --build-arg BINARY=$$b -t pairdb/$$b:$(VERSION) bin; done
+
+.PHONY: clean
+clean: ## remove what the build and the tests made (the local pod's data stays)
+	@rm -rf bin coverage .tools/bin
