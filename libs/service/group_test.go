@@ -1,0 +1,164 @@
+package service_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pairdb/pairdb/libs/service"
+)
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// trail records events in order.
+type trail struct {
+	mu     sync.Mutex
+	events []string
+}
+
+func (t *trail) add(e string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.events = append(t.events, e)
+}
+
+// stage is a stage that runs until it is stopped.
+func (t *trail) stage(name string) service.Stage {
+	stop := make(chan struct{})
+	return service.Stage{
+		Name: name,
+		Run:  func() error { <-stop; t.add(name + " ended"); return nil },
+		Stop: func(context.Context) error { t.add("stop " + name); close(stop); return nil },
+	}
+}
+
+// The engine must not be closed while the listener before it still accepts.
+func TestStagesStopOneAfterAnotherInOrder(t *testing.T) {
+	var tr trail
+	g := service.NewGroup(quiet)
+	for _, name := range []string{"readiness", "grpc", "engine"} {
+		g.Add(tr.stage(name))
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	require.NoError(t, g.Run(ctx))
+	require.Equal(t, []string{"stop readiness", "readiness ended", "stop grpc", "grpc ended", "stop engine", "engine ended"}, tr.events)
+}
+
+// A failure of one stage must stop the others in the same order, and be what the process reports.
+func TestFailureOfAStageStopsTheOthersAndIsReturned(t *testing.T) {
+	var tr trail
+	boom := errors.New("boom")
+	g := service.NewGroup(quiet)
+	g.Add(tr.stage("first"))
+	g.Add(service.Stage{Name: "bad", Run: func() error { return boom }})
+	g.Add(tr.stage("last"))
+	err := g.Run(context.Background())
+	require.ErrorIs(t, err, boom)
+	require.ErrorContains(t, err, "bad: boom")
+	require.Equal(t, []string{"stop first", "first ended", "stop last", "last ended"}, tr.events)
+}
+
+// A stage that hangs must not keep the engine behind it from being closed, nor the process alive.
+func TestStageThatHangsIsLeftBehindAtItsLimit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var tr trail
+		release := make(chan struct{})
+		defer close(release)
+		g := service.NewGroup(quiet)
+		g.Add(service.Stage{
+			Name: "stuck", Limit: 3 * time.Second,
+			Run:  func() error { <-release; return nil },
+			Stop: func(ctx context.Context) error { <-ctx.Done(); return nil },
+		})
+		g.Add(tr.stage("engine"))
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		start := time.Now()
+		err := g.Run(ctx)
+		require.ErrorContains(t, err, "stop stuck: not done within 3s")
+		require.Equal(t, 3*time.Second, time.Since(start))
+		require.Equal(t, []string{"stop engine", "engine ended"}, tr.events)
+	})
+}
+
+// A stop that fails (a flush, a sync) must be reported: the exit code depends on it.
+func TestErrorOfAStopIsReturned(t *testing.T) {
+	g := service.NewGroup(quiet)
+	g.Add(service.Stage{Name: "engine", Stop: func(context.Context) error { return io.ErrShortWrite }})
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	require.ErrorIs(t, g.Run(ctx), io.ErrShortWrite)
+}
+
+func get(t *testing.T, url string) (int, map[string]any, string) {
+	t.Helper()
+	resp, err := http.Get(url) //nolint:noctx // a test server of this process
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	var decoded map[string]any
+	_ = json.Unmarshal(body, &decoded)
+	return resp.StatusCode, decoded, string(body)
+}
+
+// Probes act on the status code: a process that recovers is alive and not ready.
+func TestOpsServerAnswersByState(t *testing.T) {
+	progress := 0.25
+	var notReady, notLive, degraded []service.Reason
+	ops, err := service.OpenOps(service.OpsOptions{
+		Addr: "127.0.0.1:0", Registry: service.NewRegistry("demo"), Log: quiet,
+		NotReady: func() []service.Reason { return notReady },
+		NotLive:  func() []service.Reason { return notLive },
+		Degraded: func() []service.Reason { return degraded },
+	})
+	require.NoError(t, err)
+	base := "http://" + ops.Addr()
+	g := service.NewGroup(quiet)
+	g.Add(ops.Stage())
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+
+	for _, c := range []struct {
+		name                        string
+		notReady, notLive, degraded []service.Reason
+		ready, live                 int
+	}{
+		{name: "serving", ready: 200, live: 200},
+		{name: "recovering", notReady: []service.Reason{{Name: "recovering", Detail: "segment 3 of 12", Progress: &progress}}, ready: 503, live: 200},
+		{name: "degraded", degraded: []service.Reason{{Name: "compaction"}}, ready: 200, live: 200},
+		{name: "dead", notReady: []service.Reason{{Name: "poisoned"}}, notLive: []service.Reason{{Name: "poisoned"}}, ready: 503, live: 503},
+	} {
+		notReady, notLive, degraded = c.notReady, c.notLive, c.degraded
+		for path, want := range map[string]int{"/ready": c.ready, "/health/ready": c.ready, "/health": c.live, "/health/live": c.live} {
+			code, body, text := get(t, base+path)
+			require.Equal(t, want, code, "%s %s: %s", c.name, path, text)
+			if c.name == "recovering" && want == 503 {
+				require.Equal(t, map[string]any{"reason": "recovering", "detail": "segment 3 of 12", "progress": 0.25}, body["reasons"].([]any)[0])
+			}
+		}
+	}
+	code, _, text := get(t, base+"/metrics")
+	require.Equal(t, 200, code)
+	require.Contains(t, text, `pairdb_build_info{binary="demo"`)
+	require.Contains(t, text, "go_goroutines")
+	code, _, _ = get(t, base+"/debug/pprof/")
+	require.Equal(t, 404, code)
+
+	http.DefaultClient.CloseIdleConnections()
+	cancel()
+	require.NoError(t, <-done)
+	_, err = service.OpenOps(service.OpsOptions{Addr: "127.0.0.1:99999999", Log: quiet})
+	require.Error(t, err)
+}
