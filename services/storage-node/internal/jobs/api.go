@@ -278,6 +278,8 @@ type Options struct {
 	Lease, Heartbeat time.Duration
 	// Stall is 60 s: an attempt that heartbeats but processes no byte for so long is stopped.
 	Stall time.Duration
+	// MaxAttempt is 1 h: the longest an attempt may take, whatever it claims; 2 GiB at 600 KiB/s.
+	MaxAttempt time.Duration
 	// Poll is 20 s: how long Lease waits for work. Below the idle time-outs of everything between.
 	Poll time.Duration
 	// Attempts is 3: then one local attempt, then quarantine.
