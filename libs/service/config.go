@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
 
@@ -90,6 +91,10 @@ func structFields(v reflect.Value) ([]Field, error) {
 	return fields, nil
 }
 
+// Completer is a configuration that derives some values from others, or from the machine, after
+// parsing and before validation.
+type Completer interface{ Complete() error }
+
 // Validator is a configuration that checks its own values. All problems are reported together.
 type Validator interface{ Validate() error }
 
@@ -109,6 +114,11 @@ func Load(config any) error {
 	}
 	if err := envconfig.Process("", config); err != nil {
 		return parseProblem(err)
+	}
+	if c, ok := config.(Completer); ok {
+		if err := c.Complete(); err != nil {
+			return err
+		}
 	}
 	if v, ok := config.(Validator); ok {
 		return v.Validate()
@@ -169,7 +179,11 @@ func (p *Problems) OneOf(key, value string, allowed ...string) {
 
 // Address checks that value is host:port, :port, or host:0 for any free port.
 func (p *Problems) Address(key, value string) {
-	if _, err := net.ResolveTCPAddr("tcp", value); err != nil {
+	_, port, err := net.SplitHostPort(value)
+	if err == nil {
+		_, err = strconv.ParseUint(port, 10, 16)
+	}
+	if err != nil {
 		p.Addf(key, "%q is not an address: write host:port or :port", value)
 	}
 }

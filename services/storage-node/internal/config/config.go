@@ -1,0 +1,129 @@
+// Package config is the configuration of the storage node: keys, defaults, ranges. It never opens
+// anything.
+package config
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/pairdb/pairdb/libs/service"
+)
+
+// Config is the configuration of a storage node, one environment variable a field.
+type Config struct {
+	service.LogConfig
+
+	DataDir   string `envconfig:"PAIRDB_DATA_DIR" default:"/var/lib/pairdb" unit:"directory" desc:"Directory that the node owns: commit log, tables, manifest, snapshots."`
+	NodeID    string `envconfig:"PAIRDB_NODE_ID" optional:"true" unit:"name" desc:"Name of the node, unique in the cluster, the same for ever for a data directory; the host name when not set."`
+	ClusterID string `envconfig:"PAIRDB_CLUSTER_ID" default:"pairdb" unit:"name" desc:"Name of the cluster; a data directory of another cluster is refused."`
+
+	GRPCAddr string `envconfig:"PAIRDB_GRPC_ADDR" default:":8080" unit:"address" desc:"Where clients and operators reach the node."`
+	OpsAddr  string `envconfig:"PAIRDB_OPS_ADDR" default:":9091" unit:"address" desc:"Where /metrics, /health and /ready are served."`
+	OpsPprof bool   `envconfig:"PAIRDB_OPS_PPROF" default:"false" unit:"bool" desc:"Also serve /debug/pprof/ there."`
+	Socket   string `envconfig:"PAIRDB_SOCKET" default:"/run/pairdb/node.sock" unit:"path" desc:"Unix socket for the sidecars of the pod."`
+	// One uid runs everything in a local pod, so the default lets it do everything.
+	SocketUIDs SocketUIDs `envconfig:"PAIRDB_SOCKET_UIDS" optional:"true" unit:"list" desc:"Who may call what on the socket: uid=service+service,… with the services node, compaction, admin, storage or all; when not set, the uid of the node and root may call all."`
+
+	Sync         string        `envconfig:"PAIRDB_SYNC" default:"group" unit:"word" desc:"When a write is answered: group (on disk), interval (a crash of the machine loses up to PAIRDB_SYNC_INTERVAL), never (it loses what the kernel had not written)."`
+	SyncInterval time.Duration `envconfig:"PAIRDB_SYNC_INTERVAL" default:"100ms" unit:"duration" desc:"Time between syncs of the commit log with PAIRDB_SYNC=interval."`
+
+	MemtableBytes   service.Bytes `envconfig:"PAIRDB_MEMTABLE_BYTES" default:"64MiB" unit:"bytes" desc:"Size of a memtable; a full one is written to a table."`
+	BlockCacheBytes service.Bytes `envconfig:"PAIRDB_BLOCK_CACHE_BYTES" default:"128MiB" unit:"bytes" desc:"Cache of table blocks; 0 is none."`
+	RowCacheBytes   service.Bytes `envconfig:"PAIRDB_ROW_CACHE_BYTES" default:"128MiB" unit:"bytes" desc:"Cache of whole records; 0 is none."`
+	TableBytes      service.Bytes `envconfig:"PAIRDB_TABLE_BYTES" default:"64MiB" unit:"bytes" desc:"Size of the tables that compactions write."`
+	MemoryLimit     memoryLimit   `envconfig:"PAIRDB_MEMORY_LIMIT_BYTES" default:"auto" unit:"bytes" desc:"Soft limit of the Go runtime (GOMEMLIMIT); auto derives it from memtables and caches."`
+
+	CompactionLocal string        `envconfig:"PAIRDB_COMPACTION_LOCAL" default:"auto" unit:"word" desc:"When the node merges tables itself: auto (no compactor for 30 s, or under pressure), never, always."`
+	CompactionRate  service.Bytes `envconfig:"PAIRDB_COMPACTION_BYTES_PER_SECOND" default:"0" unit:"bytes/s" desc:"Limit of each compaction job; 0 is none."`
+	DiskReserve     service.Bytes `envconfig:"PAIRDB_DISK_RESERVE_BYTES" default:"256MiB" unit:"bytes" desc:"Free space below which writes are refused, kept for merges that make room."`
+
+	GCGrace      time.Duration `envconfig:"PAIRDB_GC_GRACE" default:"240h" unit:"duration" desc:"Age at which a tombstone or an expired value may be collected; longer than any replica may be away."`
+	MaxClockSkew time.Duration `envconfig:"PAIRDB_MAX_CLOCK_SKEW" default:"1m" unit:"duration" desc:"How far ahead of this node's clock a timestamp of a client may be."`
+
+	RequestTimeout  time.Duration `envconfig:"PAIRDB_REQUEST_TIMEOUT" default:"30s" unit:"duration" desc:"Deadline of a request that brings none."`
+	MaxInFlight     int           `envconfig:"PAIRDB_MAX_IN_FLIGHT" default:"4096" unit:"count" desc:"Requests that are worked on at once; more are refused with OVERLOADED."`
+	Reflection      bool          `envconfig:"PAIRDB_REFLECTION" default:"false" unit:"bool" desc:"Serve gRPC reflection, for grpcurl and the like."`
+	ShutdownTimeout time.Duration `envconfig:"PAIRDB_SHUTDOWN_TIMEOUT" default:"25s" unit:"duration" desc:"How long requests in flight and the last flush may take after SIGTERM; below the 30 s of Kubernetes."`
+}
+
+// Complete fills in what derives from the machine and from other values.
+func (c *Config) Complete() error {
+	if c.NodeID == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("PAIRDB_NODE_ID is not set and the host has no name: %w", err)
+		}
+		c.NodeID = host
+	}
+	if c.MemoryLimit.auto {
+		c.MemoryLimit.bytes = c.derivedMemoryLimit()
+	}
+	return nil
+}
+
+// derivedMemoryLimit is what the node needs when everything is full: the memtable being written
+// and two being flushed, both caches, and baseBytes for filters and indexes of open tables, buffers
+// of requests and stacks. It is a soft limit: above it the collector works harder.
+func (c *Config) derivedMemoryLimit() service.Bytes {
+	const (
+		memtables = 3
+		baseBytes = 96 << 20
+	)
+	return memtables*c.MemtableBytes + c.BlockCacheBytes + c.RowCacheBytes + baseBytes
+}
+
+// maxNameBytes bounds node and cluster names: a node name and an incarnation must fit into the 128
+// bytes of an actor in a clock.
+const maxNameBytes = 100
+
+// Validate checks every value; all problems are reported together.
+func (c *Config) Validate() error {
+	var p service.Problems
+	c.Check(&p)
+	if c.DataDir == "" || !filepath.IsAbs(c.DataDir) && !filepath.IsLocal(c.DataDir) {
+		p.Addf("PAIRDB_DATA_DIR", "%q is not a directory name", c.DataDir)
+	}
+	checkName(&p, "PAIRDB_NODE_ID", c.NodeID)
+	checkName(&p, "PAIRDB_CLUSTER_ID", c.ClusterID)
+	p.Address("PAIRDB_GRPC_ADDR", c.GRPCAddr)
+	p.Address("PAIRDB_OPS_ADDR", c.OpsAddr)
+	// sun_path holds 108 bytes with its terminating zero.
+	if n := len(c.Socket); n < 1 || n > 107 {
+		p.Addf("PAIRDB_SOCKET", "the path has %d bytes, 1 to 107 fit into a socket address", n)
+	}
+	p.OneOf("PAIRDB_SYNC", c.Sync, "group", "interval", "never")
+	p.Duration("PAIRDB_SYNC_INTERVAL", c.SyncInterval, time.Millisecond, time.Minute)
+	p.Bytes("PAIRDB_MEMTABLE_BYTES", c.MemtableBytes, 1<<20, 4<<30)
+	p.Bytes("PAIRDB_BLOCK_CACHE_BYTES", c.BlockCacheBytes, 0, 1<<40)
+	p.Bytes("PAIRDB_ROW_CACHE_BYTES", c.RowCacheBytes, 0, 1<<40)
+	p.Bytes("PAIRDB_TABLE_BYTES", c.TableBytes, 1<<20, 2<<30)
+	p.Bytes("PAIRDB_MEMORY_LIMIT_BYTES", c.MemoryLimit.bytes, 64<<20, 1<<43)
+	p.OneOf("PAIRDB_COMPACTION_LOCAL", c.CompactionLocal, "auto", "never", "always")
+	if c.CompactionRate != 0 {
+		p.Bytes("PAIRDB_COMPACTION_BYTES_PER_SECOND", c.CompactionRate, 64<<10, 1<<40)
+	}
+	p.Bytes("PAIRDB_DISK_RESERVE_BYTES", c.DiskReserve, 0, 1<<40)
+	p.Duration("PAIRDB_GC_GRACE", c.GCGrace, time.Minute, 10*365*24*time.Hour)
+	p.Duration("PAIRDB_MAX_CLOCK_SKEW", c.MaxClockSkew, time.Millisecond, 24*time.Hour)
+	p.Duration("PAIRDB_REQUEST_TIMEOUT", c.RequestTimeout, 10*time.Millisecond, time.Hour)
+	p.Int("PAIRDB_MAX_IN_FLIGHT", c.MaxInFlight, 1, 1<<20)
+	p.Duration("PAIRDB_SHUTDOWN_TIMEOUT", c.ShutdownTimeout, time.Second, time.Hour)
+	return p.Err()
+}
+
+// checkName accepts what can be a host name, a metric label and a part of an actor: no slash, which
+// separates a node from its incarnation.
+func checkName(p *service.Problems, key, name string) {
+	if len(name) < 1 || len(name) > maxNameBytes {
+		p.Addf(key, "%q has %d bytes, 1 to %d are allowed", name, len(name), maxNameBytes)
+		return
+	}
+	for _, r := range name {
+		if !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || r == '-' || r == '_' || r == '.') {
+			p.Addf(key, "%q contains %q; letters, digits, dash, underscore and dot are allowed", name, r)
+			return
+		}
+	}
+}
