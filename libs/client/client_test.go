@@ -1,0 +1,160 @@
+package client_test
+
+import (
+	"context"
+	"net"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/pairdb/pairdb/libs/client"
+	datav1 "github.com/pairdb/pairdb/proto/pairdb/data/v1"
+	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
+)
+
+// node answers as a test tells it to.
+type node struct {
+	storagev1.UnimplementedStorageServiceServer
+	write  func(*storagev1.WriteRequest) (*storagev1.WriteResponse, error)
+	batch  func(*storagev1.BatchWriteRequest) (*storagev1.BatchWriteResponse, error)
+	stream func(*storagev1.StreamKeysRequest, grpc.ServerStreamingServer[storagev1.StreamKeysResponse]) error
+}
+
+func (n *node) Write(_ context.Context, r *storagev1.WriteRequest) (*storagev1.WriteResponse, error) {
+	return n.write(r)
+}
+
+func (n *node) BatchWrite(_ context.Context, r *storagev1.BatchWriteRequest) (*storagev1.BatchWriteResponse, error) {
+	return n.batch(r)
+}
+
+func (n *node) StreamKeys(r *storagev1.StreamKeysRequest, s grpc.ServerStreamingServer[storagev1.StreamKeysResponse]) error {
+	return n.stream(r, s)
+}
+
+func dial(t *testing.T, n *node, o client.Options) *client.Client {
+	t.Helper()
+	l := bufconn.Listen(1 << 20)
+	s := grpc.NewServer()
+	storagev1.RegisterStorageServiceServer(s, n)
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	o.DialOptions = []grpc.DialOption{
+		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return l.Dial() }),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+	}
+	c, err := client.New("passthrough:///node", o)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, c.Close())
+		s.Stop()
+		require.NoError(t, <-served)
+	})
+	return c
+}
+
+func overloaded(after time.Duration) error {
+	s, _ := status.New(codes.ResourceExhausted, "overloaded").WithDetails(
+		&errdetails.ErrorInfo{Domain: "pairdb", Reason: "OVERLOADED"},
+		&errdetails.RetryInfo{RetryDelay: durationpb.New(after)},
+	)
+	return s.Err()
+}
+
+func TestOnlyWhatCanHelpIsRetried(t *testing.T) {
+	// A repeat of a refused write would hide the refusal, or do the work twice for nothing.
+	for _, c := range []struct {
+		name  string
+		err   error
+		calls int32
+	}{
+		{"unavailable", status.Error(codes.Unavailable, "starting"), 3},
+		{"overloaded with a delay", overloaded(time.Millisecond), 3},
+		{"exhausted for good", status.Error(codes.ResourceExhausted, "too many siblings"), 1},
+		{"invalid", status.Error(codes.InvalidArgument, "bad key"), 1},
+		{"corrupt", status.Error(codes.DataLoss, "table"), 1},
+		{"internal", status.Error(codes.Internal, "bug"), 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var calls atomic.Int32
+			n := &node{write: func(*storagev1.WriteRequest) (*storagev1.WriteResponse, error) {
+				if calls.Add(1) < 3 {
+					return nil, c.err
+				}
+				return &storagev1.WriteResponse{Outcome: storagev1.Outcome_OUTCOME_APPLIED}, nil
+			}}
+			_, err := dial(t, n, client.Options{}).Put(t.Context(), "k", []byte("v"))
+			require.Equal(t, c.calls, calls.Load())
+			require.Equal(t, c.calls == 1, err != nil)
+		})
+	}
+}
+
+func TestRetryBudgetEnds(t *testing.T) {
+	// A node that asks for more time than the caller has must not hold the caller.
+	n := &node{write: func(*storagev1.WriteRequest) (*storagev1.WriteResponse, error) { return nil, overloaded(time.Hour) }}
+	_, err := dial(t, n, client.Options{}).Put(t.Context(), "k", nil)
+	require.Equal(t, "OVERLOADED", client.Reason(err))
+	require.Equal(t, codes.ResourceExhausted, client.Code(err))
+}
+
+func TestBatchNamesTheRefusedItems(t *testing.T) {
+	n := &node{batch: func(r *storagev1.BatchWriteRequest) (*storagev1.BatchWriteResponse, error) {
+		resp := &storagev1.BatchWriteResponse{}
+		for i := range r.Ops {
+			res := &storagev1.BatchWriteResult{Outcome: storagev1.Outcome_OUTCOME_APPLIED}
+			if i == 1 {
+				res = &storagev1.BatchWriteResult{Error: &storagev1.ItemError{Code: int32(codes.InvalidArgument), Reason: "INVALID_ARGUMENT_KEY", Message: "too long"}}
+			}
+			resp.Results = append(resp.Results, res)
+		}
+		return resp, nil
+	}}
+	var b client.Batch
+	b.Put("a", nil)
+	b.Put("b", nil)
+	b.Delete("c")
+	err := dial(t, n, client.Options{}).Write(t.Context(), &b)
+	var item *client.ItemError
+	require.ErrorAs(t, err, &item)
+	require.Equal(t, 1, item.Index)
+	require.Equal(t, codes.InvalidArgument, client.Code(err))
+	b.Reset()
+	require.Zero(t, b.Len())
+}
+
+func TestScanResumesABrokenStreamWithoutGapOrRepeat(t *testing.T) {
+	keys := []string{"a", "b", "c", "d", "e"}
+	n := &node{stream: func(r *storagev1.StreamKeysRequest, s grpc.ServerStreamingServer[storagev1.StreamKeysResponse]) error {
+		sent := 0
+		for _, k := range keys {
+			if r.Cursor != "" && k <= r.Cursor {
+				continue
+			}
+			if sent == 2 {
+				return status.Error(codes.Unavailable, "restarting")
+			}
+			sent++
+			rec := &datav1.Record{Key: k, Siblings: []*datav1.Sibling{{Value: []byte(k)}}}
+			if err := s.Send(&storagev1.StreamKeysResponse{Records: []*datav1.Record{rec}, Cursor: k}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}}
+	var got []string
+	for r, err := range dial(t, n, client.Options{}).Scan(t.Context(), "", "") {
+		require.NoError(t, err)
+		got = append(got, r.Key)
+	}
+	require.Equal(t, keys, got)
+}

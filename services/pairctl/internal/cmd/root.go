@@ -1,0 +1,179 @@
+// Package cmd is the command line of pairctl: what is asked, which calls answer it, how the answer
+// looks. It never interprets stored bytes.
+package cmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+
+	"github.com/pairdb/pairdb/libs/client"
+	"github.com/pairdb/pairdb/libs/service"
+)
+
+// Exit codes, documented in `pairctl --help` and docs/EXIT_CODES.md.
+const (
+	exitOK          = 0
+	exitFailed      = 1
+	exitUsage       = 2
+	exitNotFound    = 3
+	exitInvalid     = 4
+	exitUnavailable = 5
+)
+
+// Streams are the standard streams of a run.
+type Streams struct {
+	In       io.Reader
+	Out, Err io.Writer
+}
+
+// app is what all commands share: settings and streams.
+type app struct {
+	Streams
+	addr, tenant, output string
+}
+
+var (
+	errUsage    = errors.New("usage")
+	errNotFound = errors.New("not found")
+	errInput    = errors.New("bad input")
+)
+
+// Run executes one command line and returns the exit code. Errors are printed to s.Err.
+func Run(ctx context.Context, args []string, s Streams) int {
+	root := newRoot(&app{Streams: s})
+	root.SetArgs(args)
+	root.SetIn(s.In)
+	root.SetOut(s.Out)
+	root.SetErr(s.Err)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if !errors.Is(err, errNotFound) || err.Error() != errNotFound.Error() {
+		fmt.Fprintf(s.Err, "pairctl: %v\n", err)
+	}
+	if hint := hintFor(err); hint != "" {
+		fmt.Fprintf(s.Err, "hint: %s\n", hint)
+	}
+	return exitCode(err)
+}
+
+func exitCode(err error) int {
+	switch {
+	case errors.Is(err, errUsage):
+		return exitUsage
+	case errors.Is(err, errNotFound):
+		return exitNotFound
+	case errors.Is(err, errInput):
+		return exitInvalid
+	}
+	switch client.Code(err) {
+	case codes.InvalidArgument:
+		return exitInvalid
+	case codes.NotFound:
+		return exitNotFound
+	case codes.Unavailable, codes.DeadlineExceeded:
+		return exitUnavailable
+	}
+	return exitFailed
+}
+
+// hintFor says what to do next where the error alone does not.
+func hintFor(err error) string {
+	if errors.Is(err, errUsage) {
+		return "pairctl --help shows the commands, pairctl COMMAND --help one of them"
+	}
+	if client.Code(err) == codes.Unavailable && client.Reason(err) == "" {
+		return "is a pod running there? `pairctl dev` starts one; --addr or PAIRDB_ADDR names another"
+	}
+	if client.Code(err) == codes.DeadlineExceeded {
+		return "the node did not answer in time; `pairctl status` tells how it is"
+	}
+	return ""
+}
+
+func newRoot(a *app) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "pairctl",
+		Short: "Store, read, load and inspect data in a PairDB storage node",
+		Long: `pairctl talks to a PairDB storage node, and runs one on this machine.
+
+  pairctl dev                       start a local pod (keep it running)
+  pairctl put greeting hello        store a value
+  pairctl get greeting              print it
+  pairctl import packages.tsv       load key<TAB>value lines
+  pairctl scan --prefix go          list what begins with "go"
+  pairctl status                    how the node is
+
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 invalid input, 5 node not reachable.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Version:       service.Version,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return fmt.Errorf("%w: unknown command %q", errUsage, args[0])
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+		PersistentPreRunE: func(*cobra.Command, []string) error {
+			if errs := service.UnknownKeys(os.Environ(), nil); len(errs) > 0 {
+				return fmt.Errorf("%w: %w", errUsage, errors.Join(errs...))
+			}
+			if a.output != "text" && a.output != "json" {
+				return fmt.Errorf("%w: --output is text or json, not %q", errUsage, a.output)
+			}
+			return nil
+		},
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return fmt.Errorf("%w: %w", errUsage, err) })
+	f := root.PersistentFlags()
+	f.StringVar(&a.addr, "addr", envOr("PAIRDB_ADDR", "127.0.0.1:8080"), "gRPC address of the node (PAIRDB_ADDR)")
+	f.StringVar(&a.tenant, "tenant", envOr("PAIRDB_TENANT", client.DefaultTenant), "tenant (PAIRDB_TENANT)")
+	f.StringVarP(&a.output, "output", "o", "text", "text or json")
+	root.AddCommand(
+		a.putCmd(), a.getCmd(), a.deleteCmd(), a.scanCmd(), a.countCmd(),
+		a.importCmd(), a.exportCmd(),
+		a.statusCmd(), a.flushCmd(), a.compactCmd(), a.verifyCmd(), a.tablesCmd(), a.snapshotCmd(),
+		a.devCmd(),
+	)
+	return root
+}
+
+func envOr(key, fallback string) string {
+	if v, ok := os.LookupEnv(key); ok && v != "" {
+		return v
+	}
+	return fallback
+}
+
+// exactArgs is cobra.ExactArgs with our usage error.
+func exactArgs(names ...string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != len(names) {
+			return fmt.Errorf("%w: %d arguments given, wanted %v", errUsage, len(args), names)
+		}
+		return nil
+	}
+}
+
+func (a *app) client(o client.Options) (*client.Client, error) {
+	o.Tenant = a.tenant
+	return client.New(a.addr, o)
+}
+
+// withClient runs f with a client and closes it.
+func (a *app) withClient(f func(*client.Client) error) error {
+	c, err := a.client(client.Options{})
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
+	defer c.Close()
+	return f(c)
+}
