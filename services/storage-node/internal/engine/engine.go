@@ -1,0 +1,134 @@
+package engine
+
+import (
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/libs/vfs"
+	"github.com/pairdb/pairdb/services/storage-node/internal/cache"
+	"github.com/pairdb/pairdb/services/storage-node/internal/commitlog"
+	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
+	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
+	"github.com/pairdb/pairdb/services/storage-node/internal/memtable"
+)
+
+// Engine is an open data directory. All methods may be called from several goroutines. The locks
+// and their order are in the package comment.
+type Engine struct {
+	// reads is the read side: current read state, applied and visible sequence, snapshots, table
+	// and row caches.
+	reads
+
+	// Immutable after Open.
+	dir      string
+	opts     Options
+	fs       vfs.FS
+	lock     io.Closer
+	log      *commitlog.Log
+	manifest *manifest.Set
+	blocks   *cache.Blocks // nil: no block cache
+	board    *jobs.Board
+
+	eventMu sync.Mutex // one event at a time
+
+	// commit is the queue of batches; leader fields are of whoever leads it.
+	commit commitQueue
+	leader leaderState
+	// durable is who syncs the log and how far it is synced.
+	durable durability
+
+	ingestMu sync.Mutex // one ingest at a time
+	editMu   sync.Mutex // one manifest edit at a time
+
+	// Guarded by mu.
+	mu struct {
+		sync.Mutex
+		mem        *memHandle   // the active memtable; only the leader replaces it
+		imm        []*memHandle // immutable ones, oldest first
+		changed    sync.Cond    // mem, imm, version or state changed
+		flushErr   error        // of the last flush; nil when it worked
+		flushing   bool
+		flushNow   bool // ignore the back-off of a failed flush
+		busy       busySet
+		manual     []*manualCompaction
+		closing    bool
+		spare      []*memtable.Table // arenas to use again
+		checkpoint int               // running checkpoints: nothing is deleted meanwhile
+	}
+
+	space spaceState
+	tails tailState
+
+	// Atomic.
+	poisoned atomic.Pointer[error]
+	pressure atomic.Pointer[Pressure]
+	nextFile atomic.Uint64
+	stats    counters
+
+	stop       chan struct{} // closed when background work must end
+	wake       wakeups
+	background sync.WaitGroup
+	closeOnce  sync.Once
+	closeErr   error
+}
+
+// memHandle is a memtable with what its flush must know.
+type memHandle struct {
+	*memtable.Table
+	// segment is the first log segment that may hold a write of the memtable: while it is in
+	// memory only, that segment and all after it stay.
+	segment uint64
+	// maxSeq is the newest sequence in it; it is final once the memtable is immutable.
+	maxSeq atomic.Uint64
+}
+
+// memtableCharge is the most that a change takes of a memtable's arena.
+func memtableCharge(keyLen, valueLen int) int { return memtable.EntryBytes(keyLen, valueLen) }
+
+// Board returns the job board, for the server that workers lease from.
+func (e *Engine) Board() *jobs.Board { return e.board }
+
+// installReadState publishes memtables and the current version to readers. e.mu is held.
+func (e *Engine) installReadStateLocked() {
+	mems := make([]*memtable.Table, 0, 1+len(e.mu.imm))
+	mems = append(mems, e.mu.mem.Table)
+	for i := len(e.mu.imm) - 1; i >= 0; i-- {
+		mems = append(mems, e.mu.imm[i].Table)
+	}
+	e.publish(mems, e.manifest.Current())
+}
+
+// poison stops all writing: a sync failed, so nothing is known about unsynced bytes. The first
+// reason stays.
+func (e *Engine) poison(err error) error {
+	if e.poisoned.CompareAndSwap(nil, &err) {
+		e.emit(Event{Kind: EventPoisoned, Err: err})
+		e.mu.Lock()
+		e.mu.changed.Broadcast()
+		e.mu.Unlock()
+	}
+	return e.poisonErr()
+}
+
+// poisonErr returns the error of every write after poison, or nil.
+func (e *Engine) poisonErr() error {
+	if p := e.poisoned.Load(); p != nil {
+		return &poisonError{cause: *p}
+	}
+	return nil
+}
+
+type poisonError struct{ cause error }
+
+func (p *poisonError) Error() string        { return ErrPoisoned.Error() + ": " + p.cause.Error() }
+func (p *poisonError) Unwrap() error        { return p.cause }
+func (p *poisonError) Is(target error) bool { return target == ErrPoisoned }
+
+// AppliedSeq returns the newest sequence that was given to a write; VisibleSeq the newest one that
+// readers see.
+func (e *Engine) AppliedSeq() ikey.Seq { return ikey.Seq(e.applied.Load()) }
+
+// VisibleSeq returns the newest sequence that readers see.
+func (e *Engine) VisibleSeq() ikey.Seq { return ikey.Seq(e.visible.Load()) }
