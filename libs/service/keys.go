@@ -20,6 +20,7 @@ var Keys = []string{
 	"PAIRDB_CLUSTER_ID",                  // storage-node
 	"PAIRDB_COMPACTION_BYTES_PER_SECOND", // storage-node
 	"PAIRDB_COMPACTION_LOCAL",            // storage-node
+	"PAIRDB_COMPACTOR_OPS_ADDR",          // compactor
 	"PAIRDB_DATA_DIR",                    // storage-node, compactor
 	"PAIRDB_DISK_RESERVE_BYTES",          // storage-node
 	"PAIRDB_FILTER_BITS_PER_KEY",         // storage-node

@@ -26,7 +26,7 @@ func TestEveryLimitIsCheckedOnBothSides(t *testing.T) {
 		{"PAIRDB_GRPC_ADDR", []string{":8080", "127.0.0.1:0"}, []string{"8080", "host:99999", ":x"}},
 		{"PAIRDB_OPS_ADDR", []string{":0"}, []string{"", "9091"}},
 		{"PAIRDB_OPS_PPROF", []string{"true"}, []string{"yes", ""}},
-		{"PAIRDB_SOCKET", []string{"/" + strings.Repeat("s", 106)}, []string{"", "/" + strings.Repeat("s", 107)}},
+		{"PAIRDB_SOCKET", []string{"/" + strings.Repeat("s", 102)}, []string{"", "/" + strings.Repeat("s", 103)}},
 		{"PAIRDB_SOCKET_UIDS", []string{"", "1002=compaction+node", "0=all,7=admin"}, []string{"1002", "x=all", "1=", "1=root", "1=all,1=all", "-1=all", "4294967296=all", strings.Repeat("1=all,", 65)}},
 		{"PAIRDB_SYNC", []string{"group", "interval", "never"}, []string{"", "always", "Group"}},
 		{"PAIRDB_SYNC_INTERVAL", []string{"1ms", "1m"}, []string{"999us", "61s", "100", ""}},
