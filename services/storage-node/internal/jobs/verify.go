@@ -210,21 +210,18 @@ func hull(inputs []compact.Input) (lo, hi ikey.Key) {
 	return lo, hi
 }
 
-// exclusive reports whether a largest key is the end of a range delete, which is not part of it.
-func exclusive(k ikey.Key) bool { return k.Seq() == ikey.MaxSeq }
-
 // endsAfter reports whether a table that ends at a reaches beyond one that ends at b.
 func endsAfter(a, b ikey.Key) bool {
 	if c := bytes.Compare(a.User, b.User); c != 0 {
 		return c > 0
 	}
-	return exclusive(b) && !exclusive(a)
+	return sstable.IsExclusive(b) && !sstable.IsExclusive(a)
 }
 
 // endsBefore reports whether a table that ends at largest holds nothing of user or beyond.
 func endsBefore(largest ikey.Key, user []byte) bool {
 	c := bytes.Compare(largest.User, user)
-	return c < 0 || c == 0 && exclusive(largest)
+	return c < 0 || c == 0 && sstable.IsExclusive(largest)
 }
 
 // confirm returns those of the claimed inputs whose damage the node sees itself.

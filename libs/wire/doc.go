@@ -1,0 +1,35 @@
+// Package wire turns values that two binaries share into proto and back: compaction jobs, outputs
+// and counts. It never decides anything, and it never lets through what a limit forbids.
+//
+// Both directions are checked. A value that can't be sent is a mistake of this process, one that
+// can't be received a mistake or an attack of another: both are ErrInvalid, before anything is
+// allocated by the size that the message claims. What is decoded shares the message's byte slices.
+package wire
+
+import (
+	"errors"
+	"fmt"
+)
+
+// ErrInvalid says that a message or a value is outside of what the wire allows.
+var ErrInvalid = errors.New("invalid message")
+
+func invalid(format string, args ...any) error {
+	return fmt.Errorf("%w: %s", ErrInvalid, fmt.Sprintf(format, args...))
+}
+
+// Limits of one job, far above what the node makes: 2 GiB of inputs are 32 tables of 64 MiB.
+const (
+	// MaxInputs bounds the tables of a job.
+	MaxInputs = 4096
+	// MaxOutputs bounds the files that it writes.
+	MaxOutputs = 64
+	// MaxSnapshots bounds the live snapshots that it is told of.
+	MaxSnapshots = 1 << 16
+	// MaxRanges bounds the ranges in which it may collect.
+	MaxRanges = 1 << 14
+	// MaxKeyBytes bounds an encoded key.
+	MaxKeyBytes = 1 << 16
+	// MaxReasonBytes bounds a text for people; longer ones are cut when sent.
+	MaxReasonBytes = 512
+)
