@@ -15,7 +15,7 @@ const (
 	firstRestart = 100 * time.Millisecond
 	lastRestart  = 5 * time.Second
 	// A process that ran this long starts the back-off anew.
-	healthyAfter = 10 * time.Second
+	healthyAfter = time.Second
 	// A process that ignores SIGTERM this long is killed.
 	stopTimeout = 30 * time.Second
 )

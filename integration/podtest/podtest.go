@@ -1,0 +1,110 @@
+// Package podtest starts local pods of the built binaries for black-box tests. It never imports a
+// service.
+package podtest
+
+import (
+	"bytes"
+	"context"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pairdb/pairdb/libs/client"
+	"github.com/pairdb/pairdb/libs/localpod"
+)
+
+// Binaries returns the directory of the built binaries, or fails the test: without them nothing is
+// tested.
+func Binaries(t testing.TB) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	require.NoError(t, err)
+	for dir != "/" {
+		bin := filepath.Join(dir, "bin")
+		if _, err := os.Stat(filepath.Join(bin, "storage-node")); err == nil {
+			return bin
+		}
+		dir = filepath.Dir(dir)
+	}
+	t.Fatal("bin/storage-node is missing: run make build first")
+	return ""
+}
+
+// Log keeps the output of the processes and shows it when the test fails.
+type Log struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+// Write implements io.Writer.
+func (l *Log) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(b)
+}
+
+// String returns what was written.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// logTail is how much of the log a failed test shows.
+const logTail = 16 << 10
+
+// Start starts pods, waits until they are ready and stops them when the test ends.
+func Start(t testing.TB, o localpod.Options) (*localpod.Pods, *Log) {
+	t.Helper()
+	log := &Log{}
+	o.Binaries = Binaries(t)
+	o.Log = log
+	if o.Dir == "" {
+		// t.TempDir can be longer than the address of a unix socket.
+		dir, err := os.MkdirTemp("", "pod")
+		require.NoError(t, err)
+		t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+		o.Dir = dir
+	}
+	pods, err := localpod.Start(o)
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		pods.Stop()
+		if t.Failed() {
+			text := log.String()
+			t.Logf("end of the log:\n%s", text[max(0, len(text)-logTail):])
+		}
+	})
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	require.NoError(t, pods.Ready(ctx))
+	return pods, log
+}
+
+// Client returns a client of a pod; it is closed when the test ends.
+func Client(t testing.TB, addr string, o client.Options) *client.Client {
+	t.Helper()
+	c, err := client.New(addr, o)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, c.Close()) })
+	return c
+}
+
+// Eventually waits for a condition, asking often; it fails the test after limit.
+func Eventually(t testing.TB, limit time.Duration, what string, f func() bool) {
+	t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(limit)
+	for !f() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("not within %s: %s", limit, what)
+		}
+	}
+}
