@@ -263,7 +263,7 @@ func (b *Board) damage(ctx context.Context, in compact.Input) error {
 		}
 		err = table.Verify(ctx, func(int64) {})
 	}
-	if errors.Is(err, sstable.ErrCorrupt) {
+	if errors.Is(err, sstable.ErrCorrupt) && !errors.Is(err, sstable.ErrNewerFormat) {
 		return err
 	}
 	return nil
