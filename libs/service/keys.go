@@ -21,6 +21,7 @@ var Keys = []string{
 	"PAIRDB_COMPACTION_BYTES_PER_SECOND", // storage-node
 	"PAIRDB_COMPACTION_LOCAL",            // storage-node
 	"PAIRDB_COMPACTOR_OPS_ADDR",          // compactor
+	"PAIRDB_COMPACTOR_SLOTS",             // compactor
 	"PAIRDB_DATA_DIR",                    // storage-node, compactor
 	"PAIRDB_DISK_RESERVE_BYTES",          // storage-node
 	"PAIRDB_FILTER_BITS_PER_KEY",         // storage-node
@@ -28,7 +29,7 @@ var Keys = []string{
 	"PAIRDB_GRPC_ADDR",                   // storage-node
 	"PAIRDB_LOG_FORMAT",                  // all
 	"PAIRDB_LOG_LEVEL",                   // all
-	"PAIRDB_LONG",                        // the tests, which pass their environment on
+	"PAIRDB_LONG",                        // the tests, which may pass their environment on
 	"PAIRDB_MAX_CLOCK_SKEW",              // storage-node
 	"PAIRDB_MAX_IN_FLIGHT",               // storage-node
 	"PAIRDB_MEMORY_LIMIT_BYTES",          // storage-node
@@ -39,14 +40,15 @@ var Keys = []string{
 	"PAIRDB_REFLECTION",                  // storage-node
 	"PAIRDB_REQUEST_TIMEOUT",             // storage-node
 	"PAIRDB_ROW_CACHE_BYTES",             // storage-node
+	"PAIRDB_SHORT",                       // the tests
 	"PAIRDB_SHUTDOWN_TIMEOUT",            // storage-node, compactor
-	"PAIRDB_SLOTS",                       // compactor
 	"PAIRDB_SOCKET",                      // storage-node, compactor
 	"PAIRDB_SOCKET_UIDS",                 // storage-node
 	"PAIRDB_SYNC",                        // storage-node
 	"PAIRDB_SYNC_INTERVAL",               // storage-node
 	"PAIRDB_TABLE_BYTES",                 // storage-node
 	"PAIRDB_TENANT",                      // pairctl
+	"PAIRDB_TEST_KILLS",                  // the tests
 }
 
 // Known reports whether some binary knows a key.

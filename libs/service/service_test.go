@@ -68,7 +68,7 @@ func TestUnknownConfigurationKeyIsRefusedWithTheNearestName(t *testing.T) {
 // Containers of a pod share an environment: the key of a neighbour is no error.
 func TestKeyOfAnotherBinaryIsAccepted(t *testing.T) {
 	servicetest.ClearEnvironment(t)
-	t.Setenv("PAIRDB_SLOTS", "4")
+	t.Setenv("PAIRDB_COMPACTOR_SLOTS", "4")
 	code, _, stderr := program(t, func(context.Context, *service.Runtime) error { return nil })
 	require.Equal(t, service.ExitOK, code, stderr)
 }
@@ -181,7 +181,7 @@ func TestKeysAreSortedAndDistinct(t *testing.T) {
 // A field without a decision about its default would start as 0.
 func TestFieldWithoutDefaultIsAnErrorOfTheProgrammer(t *testing.T) {
 	_, err := service.Fields(&struct {
-		N int `envconfig:"PAIRDB_SLOTS" unit:"count" desc:"Slots."`
+		N int `envconfig:"PAIRDB_COMPACTOR_SLOTS" unit:"count" desc:"Slots."`
 	}{})
 	require.ErrorContains(t, err, "one of default, required, optional")
 	_, err = service.Fields(testConfig{})
