@@ -9,6 +9,8 @@ package wire
 import (
 	"errors"
 	"fmt"
+
+	"github.com/pairdb/pairdb/libs/compact"
 )
 
 // ErrInvalid says that a message or a value is outside of what the wire allows.
@@ -21,9 +23,9 @@ func invalid(format string, args ...any) error {
 // Limits of one job, far above what the node makes: 2 GiB of inputs are 32 tables of 64 MiB.
 const (
 	// MaxInputs bounds the tables of a job.
-	MaxInputs = 4096
+	MaxInputs = compact.MaxInputs
 	// MaxOutputs bounds the files that it writes.
-	MaxOutputs = 64
+	MaxOutputs = compact.MaxOutputs
 	// MaxSnapshots bounds the live snapshots that it is told of.
 	MaxSnapshots = 1 << 16
 	// MaxRanges bounds the ranges in which it may collect.

@@ -209,8 +209,8 @@ func (b *Board) checkPlan(p *Plan) (int64, error) {
 	if job.Kind != compact.Merge {
 		return 0, fmt.Errorf("%w: only merges are offered", ErrInvalidPlan)
 	}
-	if len(job.Inputs) == 0 {
-		return 0, fmt.Errorf("%w: no inputs", ErrInvalidPlan)
+	if n := len(job.Inputs); n == 0 || n > compact.MaxInputs {
+		return 0, fmt.Errorf("%w: %d inputs, 1 to %d possible", ErrInvalidPlan, n, compact.MaxInputs)
 	}
 	if p.MinSeq > p.MaxSeq {
 		return 0, fmt.Errorf("%w: sequences from %d to %d", ErrInvalidPlan, p.MinSeq, p.MaxSeq)

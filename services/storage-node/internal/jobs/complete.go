@@ -121,8 +121,8 @@ func (b *Board) judge(j *job, k Key, r Report) {
 		b.failLocked(j, EventRejected, err.Error())
 	}
 	j.verdict = v
-	close(j.judged)
 	b.unlock()
+	close(j.judged) // when all that follows from the verdict is done
 }
 
 func (b *Board) verifyAndInstall(j *job, k Key, r Report) ([]compact.Output, error) {
@@ -204,10 +204,10 @@ func (b *Board) judgeCorrupt(j *job, why string, claimed []compact.CorruptInput)
 	if len(seen) > 0 {
 		b.o.Installer.Quarantine(j.plan, seen)
 	}
+	defer close(j.judged)
 	b.mu.Lock()
 	defer b.unlock()
 	j.verdict = Verdict{Fenced, "abandoned"}
-	close(j.judged)
 	if len(seen) == 0 {
 		b.failLocked(j, EventAbandoned, why+" (the node sees no damage)")
 		return

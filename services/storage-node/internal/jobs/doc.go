@@ -26,6 +26,8 @@
 //     at the copy. So what was verified is what is installed.
 //  4. All is verified by the node's own reading of the files; what the worker says only has to
 //     agree. Nothing is installed unless all of it passes.
+//     The limit of this: counts prove that no entry was forgotten or invented by mistake. A worker
+//     that is bent on it can swap values and keep the accounts; it is as trusted as the node.
 //  5. Damage that a worker reports of inputs counts only after the node has seen it itself.
 //
 // # Use by the engine
@@ -47,4 +49,5 @@
 //	b.Abandon(key, reason, detail, corrupt)
 //
 // Locks: Board.mu guards all state and is never held over disk operations or calls of Installer.
+// Callers of the board must not hold a lock that their Installer or their Options.Events takes.
 package jobs

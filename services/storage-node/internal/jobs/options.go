@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/pairdb/pairdb/libs/compact"
 )
 
 // complete checks o and fills its defaults in.
@@ -23,8 +25,8 @@ func (o *Options) complete() error {
 	defaultTo(&o.MaxAttempt, time.Hour)
 	defaultTo(&o.Attempts, 3)
 	defaultTo(&o.MaxQueued, 1024)
-	defaultTo(&o.MaxInputBytes, 2<<30)
-	defaultTo(&o.MaxOutputs, 64)
+	defaultTo(&o.MaxInputBytes, compact.MaxInputBytes)
+	defaultTo(&o.MaxOutputs, compact.MaxOutputs)
 	defaultTo(&o.LocalAfter, 30*time.Second)
 	defaultTo(&o.LocalRate, 32<<20)
 	defaultTo(&o.ScrubInterval, 60*time.Second)
@@ -32,8 +34,9 @@ func (o *Options) complete() error {
 	if len(o.Formats) == 0 {
 		o.Formats = []uint32{1}
 	}
-	if o.MaxOutputs > 64 {
-		return fmt.Errorf("job board: %d outputs a job, at most 64", o.MaxOutputs)
+	if o.MaxOutputs > compact.MaxOutputs || o.MaxInputBytes > compact.MaxInputBytes {
+		return fmt.Errorf("job board: jobs of %d bytes and %d outputs, at most %d and %d",
+			o.MaxInputBytes, o.MaxOutputs, int64(compact.MaxInputBytes), compact.MaxOutputs)
 	}
 	if o.Heartbeat >= o.Lease {
 		return fmt.Errorf("job board: heartbeat %v is not shorter than the lease %v", o.Heartbeat, o.Lease)
