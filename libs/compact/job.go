@@ -51,9 +51,10 @@ type Range struct{ Start, End []byte }
 type TableOptions struct {
 	// Format is the version of the table format.
 	Format uint32
-	// TargetBytes is the size at which an output is cut.
+	// TargetBytes is the size at which an output is cut; 0 means 64 MiB.
 	TargetBytes int64
-	// BlockBytes and FilterBits are the writer's options of these names; 0 is its default.
+	// BlockBytes, Compression and FilterBits are the writer's options of these names: 0 is its
+	// default block size, no compression, no filter.
 	BlockBytes  int
 	Compression sstable.Compression
 	FilterBits  int
@@ -99,8 +100,9 @@ type Env struct {
 	// index, from 1, for writing. Run closes what it opened.
 	OpenInput  func(Input) (vfs.File, error)
 	OpenOutput func(index int) (vfs.File, error)
-	// Progress, if set, is told how many bytes have been read and written.
+	// Progress, if set, is told how many bytes of the inputs have been read.
 	Progress func(doneBytes int64)
-	// Throttle, if set, is called before n bytes are read or written.
+	// Throttle, if set, is called before n bytes are read or written; it waits as long as
+	// MaxBytesPerSecond wants. An error stops the job.
 	Throttle func(ctx context.Context, n int) error
 }

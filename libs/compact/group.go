@@ -1,0 +1,176 @@
+package compact
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/pairdb/pairdb/libs/causal"
+	"github.com/pairdb/pairdb/libs/ikey"
+)
+
+// version is an entry that may be written. Its value is in memory of its own.
+type version struct {
+	trailer ikey.Trailer
+	stripe  int
+	value   []byte
+}
+
+func (v *version) setKind(k ikey.Kind) { v.trailer = ikey.MakeTrailer(v.trailer.Seq(), k) }
+
+// group folds the versions of one engine key, given newest first. It holds at most one value for
+// each stripe, whatever number of versions there are.
+type group struct {
+	job   *Job
+	stats *Stats
+	frags []span // those that may cover this key or later ones
+
+	user     []byte
+	covers   []ikey.Seq // range deletes over user, newest first
+	bottom   bool
+	bottoms  int       // index of the first bottommost range that does not end before user
+	versions []version // one for each stripe with something to keep, newest first
+	stripe   int
+	open     bool // a stripe has begun
+	has      bool // the last of versions belongs to the stripe
+	done     bool // nothing older in the stripe counts
+	scratch  []byte
+}
+
+// begin starts the key user; keys ascend.
+func (g *group) begin(user []byte) {
+	g.user = append(g.user[:0], user...)
+	for len(g.frags) > 0 && bytes.Compare(g.frags[0].end, g.user) <= 0 {
+		g.frags = g.frags[1:]
+	}
+	g.covers = nil
+	if len(g.frags) > 0 && bytes.Compare(g.frags[0].start, g.user) <= 0 {
+		g.covers = g.frags[0].seqs
+	}
+	bottom := g.job.Bottommost
+	for g.bottoms < len(bottom) && len(bottom[g.bottoms].End) > 0 && bytes.Compare(bottom[g.bottoms].End, g.user) <= 0 {
+		g.bottoms++
+	}
+	g.bottom = g.bottoms < len(bottom) && bytes.Compare(bottom[g.bottoms].Start, g.user) <= 0
+	g.versions = g.versions[:0]
+	g.open, g.has, g.done = false, false, false
+}
+
+// cover returns the range delete over the key in the stripe; ok is false if there is none.
+func (g *group) cover() (seq ikey.Seq, ok bool) {
+	for _, seq := range g.covers {
+		if stripe(g.job.Snapshots, seq) == g.stripe {
+			return seq, true
+		}
+	}
+	return 0, false
+}
+
+// add folds the next older version.
+func (g *group) add(t ikey.Trailer, value []byte) error {
+	g.stats.EntriesIn++
+	if s := stripe(g.job.Snapshots, t.Seq()); !g.open || s != g.stripe {
+		g.endStripe()
+		g.open, g.stripe = true, s
+	}
+	if !g.done {
+		if seq, ok := g.cover(); ok && t.Seq() < seq {
+			g.done = true
+		}
+	}
+	if g.done {
+		g.stats.Shadowed++
+		return nil
+	}
+	if !g.has {
+		g.keep(t, value)
+		g.done = t.Kind() != ikey.KindMerge
+		return nil
+	}
+	newest := &g.versions[len(g.versions)-1] // a Merge
+	if t.Kind() == ikey.KindDelete {
+		newest.setKind(ikey.KindSet)
+		g.done = true
+		g.stats.Shadowed++
+		return nil
+	}
+	joined, err := causal.JoinEncoded(g.scratch[:0], newest.value, value)
+	if err != nil {
+		return fmt.Errorf("join %s with %s: %w", ikey.Key{User: g.user, Trailer: newest.trailer}, ikey.Key{User: g.user, Trailer: t}, err)
+	}
+	newest.value, g.scratch = joined, newest.value
+	newest.setKind(t.Kind())
+	g.done = t.Kind() == ikey.KindSet
+	g.stats.Joined++
+	return nil
+}
+
+// keep makes an entry the version of its stripe.
+func (g *group) keep(t ikey.Trailer, value []byte) {
+	n := len(g.versions)
+	if n < cap(g.versions) {
+		g.versions = g.versions[:n+1]
+	} else {
+		g.versions = append(g.versions, version{})
+	}
+	v := &g.versions[n]
+	v.trailer, v.stripe, v.value = t, g.stripe, append(v.value[:0], value...)
+	g.has = true
+}
+
+// endStripe ends a stripe: nothing older of it comes.
+func (g *group) endStripe() {
+	if g.has {
+		v := &g.versions[len(g.versions)-1]
+		if _, covered := g.cover(); covered && v.trailer.Kind() == ikey.KindMerge {
+			v.setKind(ikey.KindSet) // every older entry is under the range delete
+		}
+	}
+	g.has, g.done = false, false
+}
+
+// finish returns the versions to write, newest first; they are valid until begin.
+func (g *group) finish() ([]version, error) {
+	g.endStripe()
+	if !g.bottom {
+		return g.versions, nil
+	}
+	for len(g.versions) > 0 {
+		v := &g.versions[len(g.versions)-1]
+		gone, err := g.settle(v)
+		if err != nil {
+			return nil, err
+		}
+		if !gone {
+			break
+		}
+		g.stats.Collected++
+		g.versions = g.versions[:len(g.versions)-1]
+	}
+	return g.versions, nil
+}
+
+// settle changes a version below which nothing exists, and reports whether nothing is left of it.
+func (g *group) settle(v *version) (gone bool, err error) {
+	switch v.trailer.Kind() {
+	case ikey.KindDelete:
+		return true, nil
+	case ikey.KindMerge:
+		v.setKind(ikey.KindSet)
+	}
+	// What a snapshot sees stays as it is.
+	if v.stripe < len(g.job.Snapshots) || g.job.GCBefore == 0 {
+		return false, nil
+	}
+	if at, ok := causal.Inspect(v.value); !ok || at >= g.job.GCBefore {
+		return false, nil
+	}
+	rest, _, left, err := causal.CollectEncoded(g.scratch[:0], v.value, g.job.GCBefore)
+	if err != nil {
+		return false, fmt.Errorf("collect %s: %w", ikey.Key{User: g.user, Trailer: v.trailer}, err)
+	}
+	if !left {
+		return true, nil
+	}
+	v.value, g.scratch = rest, v.value
+	return false, nil
+}
