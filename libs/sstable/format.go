@@ -73,6 +73,8 @@ func decodeHandle(b []byte) (handle, bool) {
 }
 
 // encodeHeader returns the header: magic, version u32, key id u32, 12 bytes of zero, checksum u32.
+// Every version keeps this layout and the one of the last 24 bytes of a footer of 128, so that a
+// damaged version number is never taken for a newer one.
 func encodeHeader() []byte {
 	b := make([]byte, headerBytes)
 	copy(b, magic)
@@ -86,11 +88,11 @@ func checkHeader(b []byte) (what string, newer bool) {
 	if string(b[:8]) != magic {
 		return "not a table: bad header magic", false
 	}
-	if v := binary.LittleEndian.Uint32(b[8:]); v != FormatVersion {
-		return versionProblem(v)
-	}
 	if binary.LittleEndian.Uint32(b[28:]) != crc32.Checksum(b[:28], castagnoli) {
 		return "header checksum mismatch", false
+	}
+	if v := binary.LittleEndian.Uint32(b[8:]); v != FormatVersion {
+		return versionProblem(v)
 	}
 	return featureProblem(binary.LittleEndian.Uint32(b[12:]), 0)
 }
@@ -165,12 +167,12 @@ func decodeFooter(b []byte, size uint64) (f footer, what string, newer bool) {
 	if string(b[120:]) != magic {
 		return f, "not a table, or its end is missing: bad footer magic", false
 	}
+	if u32(116) != crc32.Checksum(b[:116], castagnoli) {
+		return f, "footer checksum mismatch", false
+	}
 	if v := u32(112); v != FormatVersion {
 		what, newer = versionProblem(v)
 		return f, what, newer
-	}
-	if u32(116) != crc32.Checksum(b[:116], castagnoli) {
-		return f, "footer checksum mismatch", false
 	}
 	if what, newer = featureProblem(u32(108), u32(104)); what != "" {
 		return f, what, newer
