@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/services/storage-node/internal/memtable"
 )
 
 // MaxKeyBytes bounds an engine key: tenant, separator and user key.
@@ -26,7 +27,8 @@ type Batch struct {
 	conds []condition
 	// memBytes is the most that the changes take of a memtable.
 	memBytes int
-	ranges   int
+	ranges   int // range deletes
+	puts     int // sets and merges
 	err      error
 }
 
@@ -91,8 +93,11 @@ func (b *Batch) add(kind ikey.Kind, key, value []byte) {
 		b.ops = binary.AppendUvarint(b.ops, uint64(len(value)))
 		b.ops = append(b.ops, value...)
 	}
+	if kind == ikey.KindSet || kind == ikey.KindMerge {
+		b.puts++
+	}
 	b.count++
-	b.memBytes += memtableCharge(len(key), len(value))
+	b.memBytes += memtable.EntryBytes(len(key), len(value))
 }
 
 // change is one decoded change; key and value alias the encoded form.

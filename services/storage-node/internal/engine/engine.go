@@ -45,26 +45,27 @@ type Engine struct {
 	// Guarded by mu.
 	mu struct {
 		sync.Mutex
-		mem        *memHandle   // the active memtable; only the leader replaces it
-		imm        []*memHandle // immutable ones, oldest first
-		changed    sync.Cond    // mem, imm, version or state changed
-		flushErr   error        // of the last flush; nil when it worked
-		flushing   bool
-		flushNow   bool // ignore the back-off of a failed flush
-		busy       busySet
-		manual     []*manualCompaction
-		closing    bool
-		spare      []*memtable.Table // arenas to use again
-		checkpoint int               // running checkpoints: nothing is deleted meanwhile
+		mem          *memHandle   // the active memtable; only the leader replaces it
+		imm          []*memHandle // immutable ones, oldest first
+		changed      sync.Cond    // mem, imm, version or state changed
+		flushErr     error        // of the last flush; nil when it worked
+		flushing     bool
+		flushNow     bool // ignore the back-off of a failed flush
+		busy         busySet
+		manual       []*manualCompaction
+		closing      bool
+		quarantining map[uint64]bool // marks that are being written
 	}
 
-	space spaceState
-	tails tailState
+	arenas arenaPool
+	space  spaceState
+	tails  tailState
 
 	// Atomic.
+	closed   atomic.Bool // no more writes
 	poisoned atomic.Pointer[error]
 	pressure atomic.Pointer[Pressure]
-	nextFile atomic.Uint64
+	flushed  atomic.Uint64 // newest sequence of flushed memtables: all up to it is in tables
 	stats    counters
 
 	stop       chan struct{} // closed when background work must end
@@ -77,15 +78,15 @@ type Engine struct {
 // memHandle is a memtable with what its flush must know.
 type memHandle struct {
 	*memtable.Table
+	// first is the next sequence when the memtable became the active one: every change from it on
+	// is in this memtable or a younger one.
+	first ikey.Seq
 	// segment is the first log segment that may hold a write of the memtable: while it is in
 	// memory only, that segment and all after it stay.
 	segment uint64
 	// maxSeq is the newest sequence in it; it is final once the memtable is immutable.
 	maxSeq atomic.Uint64
 }
-
-// memtableCharge is the most that a change takes of a memtable's arena.
-func memtableCharge(keyLen, valueLen int) int { return memtable.EntryBytes(keyLen, valueLen) }
 
 // Board returns the job board, for the server that workers lease from.
 func (e *Engine) Board() *jobs.Board { return e.board }

@@ -134,7 +134,7 @@ func (s *tableSlot) openOnce() (*openTable, error) {
 	c.files.Add(1)
 	c.opens.Add(1)
 	s.reader.Store(t)
-	s.used.Store(true)
+	s.used.Store(false) // only a second use makes it worth more than the others
 	c.admit(s)
 	return t, nil
 }

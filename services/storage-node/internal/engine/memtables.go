@@ -1,0 +1,109 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+
+	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/libs/vfs"
+	"github.com/pairdb/pairdb/services/storage-node/internal/memtable"
+)
+
+// arenaPool keeps memtables of the standard size that nobody holds any more: fresh memory costs a
+// page fault every 4 KiB, at the moment when all writers wait.
+type arenaPool struct {
+	mu    sync.Mutex
+	spare []*memtable.Table
+}
+
+// maxSpareArenas bounds the pool: one for the rotation to come, one that is being released by a
+// reader.
+const maxSpareArenas = 2
+
+// give takes a memtable without references back.
+func (p *arenaPool) give(t *memtable.Table, standard int) {
+	if t.AvailableBytes()+t.SizeBytes() > standard+standard/4 {
+		return // made for one large batch
+	}
+	p.mu.Lock()
+	room := len(p.spare) < maxSpareArenas
+	p.mu.Unlock()
+	if !room {
+		return
+	}
+	t.Reset()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.spare) < maxSpareArenas {
+		p.spare = append(p.spare, t)
+	}
+}
+
+// take returns an empty memtable for entries of at least need bytes.
+func (p *arenaPool) take(standard, need int) *memtable.Table {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(p.spare); n > 0 && need <= p.spare[n-1].AvailableBytes() {
+		t := p.spare[n-1]
+		p.spare = p.spare[:n-1]
+		return t
+	}
+	const overhead = 4 << 10 // the head of the skiplist, rounding
+	return memtable.New(max(standard, need+overhead))
+}
+
+// makeRoom makes sure that the active memtable takes need bytes. It waits while too many memtables
+// wait for their flush. It runs as the leader, before anything is logged.
+func (e *Engine) makeRoom(need int) error {
+	if m := e.mem(); m.AvailableBytes() >= need && m.SizeBytes() < e.opts.MemtableBytes {
+		return nil
+	}
+	if err := e.waitForFlush(); err != nil {
+		return err
+	}
+	e.rotate(need)
+	return nil
+}
+
+// waitForFlush returns when one more memtable may wait for its flush.
+func (e *Engine) waitForFlush() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if len(e.mu.imm) < e.opts.MaxImmutables {
+		return nil
+	}
+	e.stats.stalls.Add(1)
+	began := e.opts.Clock.Now()
+	for len(e.mu.imm) >= e.opts.MaxImmutables {
+		switch {
+		case e.mu.closing:
+			return ErrClosed
+		case e.poisoned.Load() != nil:
+			return e.poisonErr()
+		case errors.Is(e.mu.flushErr, vfs.ErrNoSpace):
+			return fmt.Errorf("%w: memtables can't be flushed: %w", ErrDiskFull, e.mu.flushErr)
+		case e.mu.flushErr != nil:
+			return &StalledError{Reason: "memtables can't be flushed: " + e.mu.flushErr.Error(), RetryAfter: e.opts.FlushRetry}
+		}
+		e.mu.changed.Wait()
+	}
+	e.stats.stallNanos.Add(uint64(e.opts.Clock.Now().Sub(began)))
+	return nil
+}
+
+// rotate makes the active memtable immutable and a new one active, with room for need bytes. It
+// runs as the leader.
+func (e *Engine) rotate(need int) {
+	h := &memHandle{Table: e.arenas.take(e.opts.MemtableBytes, need), first: e.leader.next, segment: e.log.Segment()}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.imm = append(e.mu.imm, e.mu.mem)
+	e.mu.mem = h
+	e.installReadStateLocked()
+	e.mu.changed.Broadcast()
+	e.stats.rotations.Add(1)
+}
+
+// lastSeq returns the newest sequence in the memtable.
+func (h *memHandle) lastSeq() ikey.Seq { return ikey.Seq(h.maxSeq.Load()) }

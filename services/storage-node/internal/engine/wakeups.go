@@ -1,0 +1,20 @@
+package engine
+
+// wakeups are the bells of the background goroutines. Each holds one ring, so that ringing never
+// waits and nothing is missed.
+type wakeups struct {
+	sync, flush, schedule, space, obsolete chan struct{}
+}
+
+func newWakeups() wakeups {
+	bell := func() chan struct{} { return make(chan struct{}, 1) }
+	return wakeups{sync: bell(), flush: bell(), schedule: bell(), space: bell(), obsolete: bell()}
+}
+
+// notify rings a bell.
+func notify(bell chan struct{}) {
+	select {
+	case bell <- struct{}{}:
+	default:
+	}
+}

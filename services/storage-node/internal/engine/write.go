@@ -1,0 +1,104 @@
+package engine
+
+import (
+	"fmt"
+
+	"github.com/pairdb/pairdb/libs/ikey"
+)
+
+// Pending is a write that was applied and whose durability can be waited for. It is a value: it
+// needs no release.
+type Pending struct {
+	e   *Engine
+	seq ikey.Seq
+}
+
+// Seq returns the sequence of the last change of the batch.
+func (p Pending) Seq() ikey.Seq { return p.seq }
+
+// Wait returns when the write is durable, whatever the engine's sync mode. On an error it is not
+// known whether it ever will be.
+func (p Pending) Wait() error {
+	if p.seq == 0 {
+		return nil
+	}
+	return p.e.waitDurable(p.seq)
+}
+
+// Apply applies the batch and, under SyncGroup, returns when it is durable. The batch is applied as
+// a whole or, when the error is not ErrPoisoned, not at all.
+func (e *Engine) Apply(b *Batch, mode SyncMode) error {
+	p, err := e.Submit(b)
+	if err != nil {
+		return err
+	}
+	if mode == SyncDefault {
+		mode = e.opts.Sync
+	}
+	if mode != SyncGroup {
+		return nil
+	}
+	return p.Wait()
+}
+
+// Submit applies the batch and returns when GetLatest sees it; Pending.Wait waits until it is
+// durable and Get sees it. The batch may be reset as soon as Submit returned.
+func (e *Engine) Submit(b *Batch) (Pending, error) {
+	if err := e.checkBatch(b); err != nil {
+		return Pending{}, err
+	}
+	if b.count == 0 {
+		return Pending{}, nil
+	}
+	if err := e.admit(b); err != nil {
+		return Pending{}, err
+	}
+	r := newRequest()
+	r.batch = b
+	e.enqueue(r)
+	seq, err := r.last, r.err
+	r.recycle()
+	if err != nil {
+		return Pending{}, err
+	}
+	e.stats.batches.Add(1)
+	e.stats.changes.Add(uint64(b.count))
+	e.stats.batchBytes.Add(uint64(len(b.ops)))
+	return Pending{e: e, seq: seq}, nil
+}
+
+func (e *Engine) checkBatch(b *Batch) error {
+	switch {
+	case b.err != nil:
+		return b.err
+	case b.count > e.opts.MaxBatchOps:
+		return fmt.Errorf("%w: %d changes, at most %d", ErrBatchTooLarge, b.count, e.opts.MaxBatchOps)
+	case len(b.ops) > e.opts.MaxBatchBytes:
+		return fmt.Errorf("%w: %d bytes, at most %d", ErrBatchTooLarge, len(b.ops), e.opts.MaxBatchBytes)
+	}
+	return nil
+}
+
+// admit is the stall check: it delays or refuses a write while flushes, compactions or the disk are
+// behind. Batches that only delete are let through: they make room.
+func (e *Engine) admit(b *Batch) error {
+	p := e.pressure.Load()
+	if p == nil || !p.Refuse && p.Delay == 0 || b.puts == 0 {
+		return nil
+	}
+	if p.Refuse {
+		e.stats.refused.Add(1)
+		if p.DiskFull {
+			return fmt.Errorf("%w: %s", ErrDiskFull, p.Reason)
+		}
+		return &StalledError{Reason: p.Reason, RetryAfter: p.RetryAfter}
+	}
+	e.stats.delayed.Add(1)
+	e.stats.delayNanos.Add(uint64(p.Delay))
+	select {
+	case <-e.opts.Clock.After(p.Delay):
+		return nil
+	case <-e.stop:
+		return ErrClosed
+	}
+}
