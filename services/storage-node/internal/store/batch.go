@@ -1,0 +1,269 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash/maphash"
+	"slices"
+
+	"github.com/pairdb/pairdb/libs/causal"
+	"github.com/pairdb/pairdb/libs/ikey"
+)
+
+// OpKind says what an operation of a batch does.
+type OpKind uint8
+
+// The operations of a batch.
+const (
+	Put OpKind = iota + 1
+	Delete
+	Repair
+)
+
+// Op is one item of a batch; which fields count depends on Kind as in the single calls.
+type Op struct {
+	Kind  OpKind
+	Key   string
+	Value []byte
+	Causality
+	TTL      int64
+	Siblings []causal.Sibling
+}
+
+// OpResult is the answer to one Op. A repair has no outcome.
+type OpResult struct {
+	WriteResult
+	Err error
+}
+
+// BatchWriteRequest applies operations together.
+type BatchWriteRequest struct {
+	Tenant string
+	Ops    []Op
+	// Atomic: one refused operation refuses all, and a crash keeps all of them or none.
+	Atomic bool
+	// OmitClocks leaves clocks and sibling counts out of the results.
+	OmitClocks bool
+}
+
+// BatchWrite applies up to MaxBatchOps operations and returns when all are durable. Operations on
+// one key are applied in their order, and each sees the ones before it. There is one result per
+// operation; an error of the call means that nothing is acknowledged.
+func (s *Store) BatchWrite(ctx context.Context, r BatchWriteRequest) ([]OpResult, error) {
+	if len(r.Ops) > MaxBatchOps {
+		return nil, refuse(ReasonBatch, "batch has %d operations, at most %d allowed", len(r.Ops), MaxBatchOps)
+	}
+	size := 0
+	for i := range r.Ops {
+		size += opBytes(&r.Ops[i])
+	}
+	if size > MaxBatchBytes {
+		return nil, refuse(ReasonBatch, "batch has %d bytes, at most %d allowed", size, MaxBatchBytes)
+	}
+	results := make([]OpResult, len(r.Ops))
+	if err := s.write(ctx, r.Tenant, r.Ops, results, mode{atomic: r.Atomic, omitClocks: r.OmitClocks}); err != nil {
+		return nil, err
+	}
+	return results, nil
+}
+
+// mode says how a call wants its operations applied and answered.
+type mode struct {
+	atomic, omitClocks bool
+}
+
+// item is an operation on its way: the engine key is scratch.keys[start:end].
+type item struct {
+	hash       uint64
+	start, end int
+	op         int
+}
+
+// scratch is the memory of one write, reused.
+type scratch struct {
+	keys  []byte
+	items []item
+	read  []byte
+	enc   []byte
+	batch Batch
+}
+
+// maxScratchBytes is what a scratch may keep between writes: a large value must not stay for ever.
+const maxScratchBytes = 1 << 20
+
+func (s *Store) release(sc *scratch) {
+	if sc.batch.Bytes() > maxScratchBytes {
+		sc.batch = s.e.NewBatch()
+	}
+	sc.batch.Reset()
+	if cap(sc.read) > maxScratchBytes {
+		sc.read = nil
+	}
+	if cap(sc.enc) > maxScratchBytes {
+		sc.enc = nil
+	}
+	s.scratch.Put(sc)
+}
+
+// maxAttempts bounds how often a write is decided anew because something overtook its reads. Only
+// ingests and range deletes do, so even a second time is rare.
+const maxAttempts = 16
+
+// write is every write of this package. An error means that nothing is acknowledged; with atomic
+// any operation's error is the error of all.
+func (s *Store) write(ctx context.Context, tenant string, ops []Op, results []OpResult, m mode) error {
+	if err := checkTenant(tenant); err != nil {
+		return err
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	sc := s.scratch.Get().(*scratch)
+	defer s.release(sc)
+	if err := s.prepare(sc, tenant, ops, results, m); err != nil {
+		return err
+	}
+	s.locks.lock(sc.items)
+	durable, err := s.applyAll(ctx, sc, ops, results, m)
+	s.locks.unlock(sc.items)
+	if err != nil {
+		return err
+	}
+	if s.opts.AckBeforeDurable || durable == 0 {
+		return nil
+	}
+	// Not given up with the context: the write can't be taken back, and the next sync ends this.
+	if err := s.e.WaitDurable(durable); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	return nil
+}
+
+// prepare validates the operations and sorts the valid ones by (hash, key, position).
+func (s *Store) prepare(sc *scratch, tenant string, ops []Op, results []OpResult, m mode) error {
+	sc.keys, sc.items = sc.keys[:0], sc.items[:0]
+	for i := range ops {
+		if err := s.checkOp(&ops[i]); err != nil {
+			if m.atomic {
+				return inOp(err, i, len(ops))
+			}
+			results[i].Err = err
+			continue
+		}
+		start := len(sc.keys)
+		sc.keys = ikey.AppendEngineKey(sc.keys, tenant, ops[i].Key)
+		sc.items = append(sc.items, item{
+			hash: maphash.Bytes(s.seed, sc.keys[start:]), start: start, end: len(sc.keys), op: i,
+		})
+	}
+	if len(sc.items) > 1 {
+		slices.SortFunc(sc.items, func(a, b item) int {
+			if a.hash != b.hash {
+				return cmp.Compare(a.hash, b.hash)
+			}
+			if c := bytes.Compare(sc.keys[a.start:a.end], sc.keys[b.start:b.end]); c != 0 {
+				return c
+			}
+			return a.op - b.op
+		})
+	}
+	return nil
+}
+
+// inOp says which operation of an atomic batch an error is about.
+func inOp(err error, i, n int) error {
+	var e *Error
+	if n == 1 || !errors.As(err, &e) {
+		return err
+	}
+	named := *e
+	named.Message = fmt.Sprintf("operation %d: %s", i, e.Message)
+	return &named
+}
+
+// sameKey returns the end of the run of items that have the key of items[i].
+func (sc *scratch) sameKey(i int) int {
+	j := i + 1
+	for j < len(sc.items) && sc.items[j].hash == sc.items[i].hash && bytes.Equal(sc.key(j), sc.key(i)) {
+		j++
+	}
+	return j
+}
+
+func (sc *scratch) key(i int) []byte { return sc.keys[sc.items[i].start:sc.items[i].end] }
+
+// applyAll decides and submits all items under their locks: in one engine batch if atomic, else in
+// as few as the engine's limit allows. It returns the sequence that must be durable before the
+// results are true.
+func (s *Store) applyAll(ctx context.Context, sc *scratch, ops []Op, results []OpResult, m mode) (ikey.Seq, error) {
+	var durable ikey.Seq
+	attempts := 0
+	for pos := 0; pos < len(sc.items); {
+		end, rests, err := s.fill(ctx, sc, pos, ops, results, m)
+		if err == nil && sc.batch.Len() > 0 {
+			var seq ikey.Seq
+			if seq, err = s.e.Submit(sc.batch); err == nil {
+				rests = max(rests, seq)
+			}
+		}
+		if errors.Is(err, ErrConflict) {
+			if attempts++; attempts < maxAttempts {
+				continue
+			}
+			err = errContention(attempts)
+		}
+		if err != nil && m.atomic {
+			return 0, err
+		}
+		if err != nil {
+			failRest(sc.items[pos:], results, err)
+			return durable, nil
+		}
+		durable, pos, attempts = max(durable, rests), end, 0
+	}
+	return durable, nil
+}
+
+// failRest gives an error to every item that has none of its own.
+func failRest(items []item, results []OpResult, err error) {
+	for _, it := range items {
+		if r := &results[it.op]; r.Err == nil {
+			*r = OpResult{Err: err}
+		}
+	}
+}
+
+// fill decides items from pos on and collects their changes in the batch, as many as it takes. It
+// returns the end of what it took, and the newest sequence of a read that an unchanged key rests
+// on.
+func (s *Store) fill(ctx context.Context, sc *scratch, pos int, ops []Op, results []OpResult, m mode) (end int, rests ikey.Seq, err error) {
+	sc.batch.Reset()
+	for n := 0; pos < len(sc.items); n++ {
+		if n%64 == 0 {
+			if err := ctx.Err(); err != nil {
+				return pos, 0, err
+			}
+		}
+		next := sc.sameKey(pos)
+		d := decision{s: s, sc: sc, ops: ops, results: results, mode: m, items: sc.items[pos:next], key: sc.key(pos)}
+		if err := d.decide(); err != nil {
+			if m.atomic {
+				return pos, 0, err
+			}
+			failRest(d.items, results, err)
+			pos = next
+			continue
+		}
+		if full := sc.batch.Len() > 0 && sc.batch.Bytes()+d.bytes() > s.opts.EngineBatchBytes; full && !m.atomic {
+			return pos, rests, nil // decided again for the next batch
+		} else if full {
+			return pos, 0, refuse(ReasonBatch, "batch with the siblings of its keys exceeds %d bytes", s.opts.EngineBatchBytes)
+		}
+		rests = max(rests, d.commit())
+		pos = next
+	}
+	return pos, rests, nil
+}

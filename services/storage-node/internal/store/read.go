@@ -1,0 +1,165 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/pairdb/pairdb/libs/causal"
+	"github.com/pairdb/pairdb/libs/ikey"
+)
+
+// ReadResult is the state of a key.
+type ReadResult struct {
+	// Found: there is at least one live value. Then Value, Timestamp and ExpiresAt are those of the
+	// winner.
+	Found     bool
+	Value     []byte
+	Timestamp uint64
+	ExpiresAt int64
+	// Clock joins everything known of the key, tombstones and expired values included. Empty for a
+	// key that this node has never seen.
+	Clock causal.Clock
+	// Siblings are all live values and tombstones, the winner first, if there are several or a
+	// tombstone.
+	Siblings []causal.Sibling
+	// Buf holds the values; pass it to the next Read when they are no longer needed.
+	Buf []byte
+}
+
+// Read returns the durable state of a key; that it is absent is an answer. Values are in buf[:0] if
+// they fit, else in new memory; either way in the result's Buf.
+func (s *Store) Read(ctx context.Context, tenant, key string, buf []byte) (ReadResult, error) {
+	if err := checkTenant(tenant); err != nil {
+		return ReadResult{}, err
+	}
+	if err := checkKey(key); err != nil {
+		return ReadResult{}, err
+	}
+	if err := ctx.Err(); err != nil {
+		return ReadResult{}, err
+	}
+	sc := s.scratch.Get().(*scratch)
+	defer s.release(sc)
+	sc.keys = ikey.AppendEngineKey(sc.keys[:0], tenant, key)
+	return s.get(sc.keys, buf, s.now().Unix())
+}
+
+func (s *Store) get(key, buf []byte, now int64) (ReadResult, error) {
+	value, found, err := s.e.Get(key, buf[:0])
+	if err != nil {
+		return ReadResult{Buf: buf}, fmt.Errorf("read: %w", err)
+	}
+	if !found {
+		return ReadResult{Buf: buf}, nil
+	}
+	rec, err := causal.Decode(value)
+	if err != nil {
+		return ReadResult{Buf: buf}, corrupted(key, err)
+	}
+	r := view(rec, now)
+	r.Buf = value
+	return r, nil
+}
+
+// view is what a reader is shown of a record.
+func view(rec causal.Record, now int64) ReadResult {
+	r := ReadResult{Clock: rec.Clock()}
+	live := rec.Live(now)
+	if w := causal.Winner(live); w >= 0 {
+		r.Found, r.Value, r.Timestamp, r.ExpiresAt = true, live[w].Value, live[w].Timestamp, live[w].ExpiresAt
+	}
+	if len(rec.Siblings) == 1 && len(live) == 1 {
+		return r
+	}
+	shown := make([]causal.Sibling, 0, len(rec.Siblings))
+	shown = append(shown, live...)
+	for _, sib := range rec.Siblings {
+		if sib.Tombstone {
+			shown = append(shown, sib)
+		}
+	}
+	if len(live) > 0 {
+		w := causal.Winner(live)
+		shown[0], shown[w] = shown[w], shown[0]
+	} else if w := causal.Winner(shown); w > 0 {
+		shown[0], shown[w] = shown[w], shown[0]
+	}
+	if len(shown) > 1 || len(live) == 0 && len(shown) == 1 {
+		r.Siblings = shown
+	}
+	return r
+}
+
+// BatchReadResult is the answer for one key.
+type BatchReadResult struct {
+	ReadResult
+	Err error
+}
+
+// BatchRead returns the state of up to MaxBatchOps keys, one result each. Once MaxResponseBytes are
+// together, the remaining keys get ReasonResponseTooLarge. The keys are not read at one moment.
+func (s *Store) BatchRead(ctx context.Context, tenant string, keys []string) ([]BatchReadResult, error) {
+	if err := checkTenant(tenant); err != nil {
+		return nil, err
+	}
+	if len(keys) > MaxBatchOps {
+		return nil, refuse(ReasonBatch, "batch has %d keys, at most %d allowed", len(keys), MaxBatchOps)
+	}
+	sc := s.scratch.Get().(*scratch)
+	defer s.release(sc)
+	out := make([]BatchReadResult, len(keys))
+	now, total, full := s.now().Unix(), 0, false
+	var mem arena
+	for i, key := range keys {
+		if i%64 == 0 {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+		}
+		r := &out[i]
+		if r.Err = checkKey(key); r.Err != nil {
+			continue
+		}
+		if full {
+			r.Err = errTooLarge()
+			continue
+		}
+		sc.keys = ikey.AppendEngineKey(sc.keys[:0], tenant, key)
+		r.ReadResult, r.Err = s.get(sc.keys, mem.room(), now)
+		if r.Err != nil {
+			r.ReadResult = ReadResult{}
+			continue
+		}
+		if total += len(r.Buf) + clockBytes(r.Clock); total > MaxResponseBytes {
+			*r, full = BatchReadResult{Err: errTooLarge()}, true
+			continue
+		}
+		mem.take(r.Buf)
+	}
+	return out, nil
+}
+
+func errTooLarge() error {
+	return refuse(ReasonResponseTooLarge, "the answer exceeds %d bytes; read this key again", MaxResponseBytes)
+}
+
+// arena lends memory to values of unknown length, so that a thousand small ones cost few
+// allocations.
+type arena struct{ free []byte }
+
+const arenaBytes = 32 << 10
+
+// room returns memory for the next value.
+func (a *arena) room() []byte {
+	if cap(a.free) < arenaBytes/8 {
+		a.free = make([]byte, 0, arenaBytes)
+	}
+	return a.free
+}
+
+// take keeps what was returned for the last room, if it was put there.
+func (a *arena) take(v []byte) {
+	if len(v) > 0 && len(v) <= cap(a.free) && &v[0] == &a.free[:1][0] {
+		a.free = a.free[len(v):len(v):cap(a.free)]
+	}
+}
