@@ -193,7 +193,7 @@ func cutEntries(entries []entry, from, to string) []entry {
 // walks must give what the history says, at every sequence. A wrong order of sources resurrects
 // old values; a lost range delete, deleted ones.
 func TestReadsEqualHistoryAtEverySequence(t *testing.T) {
-	rounds := 150
+	rounds := 60
 	if testing.Short() {
 		rounds = 20
 	}
