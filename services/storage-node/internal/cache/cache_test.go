@@ -314,7 +314,7 @@ func TestRacingReadsNeverInstallStaleRows(t *testing.T) {
 		mu.Lock()
 		for k := low; k < high; k++ {
 			history[k] = append(history[k], seq)
-			}
+		}
 		mu.Unlock()
 		switch {
 		case wide:

@@ -12,7 +12,7 @@ import (
 )
 
 // A manifest file is a header of 32 bytes, then frames of libs/record whose epoch is the number of
-// the file and whose synced offset counts from the end of the header.
+// the file and that are bound to their positions.
 const (
 	headerBytes   = 32
 	headerMagic   = "pdbmanif"
@@ -56,8 +56,10 @@ func checkHeader(b []byte, number uint64) error {
 	return nil
 }
 
-func appendFrame(dst []byte, number uint64, synced int64, frameType uint8, payload []byte) []byte {
-	return record.Append(dst, record.Header{Epoch: uint32(number), Synced: uint64(synced), Type: frameType}, payload)
+// appendFrame appends the frame that stands at offset of the file.
+func appendFrame(dst []byte, number uint64, offset, synced int64, frameType uint8, payload []byte) []byte {
+	h := record.Header{Epoch: uint32(number), Synced: uint64(synced), Type: frameType, Position: uint64(offset)}
+	return record.Append(dst, h, payload)
 }
 
 // append adds a frame to the current file and syncs it.
@@ -65,7 +67,7 @@ func (s *Set) append(frameType uint8, payload []byte) error {
 	if len(payload) > maxEditBytes {
 		return fmt.Errorf("%w: %d bytes, the limit is %d", ErrInvalidEdit, len(payload), maxEditBytes)
 	}
-	s.buf = appendFrame(s.buf[:0], s.marker.file, s.size-headerBytes, frameType, payload)
+	s.buf = appendFrame(s.buf[:0], s.marker.file, s.size, s.size, frameType, payload)
 	if _, err := s.f.WriteAt(s.buf, s.size); err != nil {
 		return s.undo(fmt.Errorf("write %s: %w", fileName(s.marker.file), err))
 	}
@@ -132,7 +134,7 @@ func (s *Set) writeState(number uint64) (vfs.File, int64, error) {
 			part = snapshotLast
 			e.NextFile = max(e.NextFile, s.nextFile.Load())
 		}
-		b = appendFrame(b, number, 0, frameEdit, e.encode(nil, part))
+		b = appendFrame(b, number, int64(len(b)), 0, frameEdit, e.encode(nil, part))
 	}
 	name := path.Join(s.dir, fileName(number))
 	f, err := s.fs.Create(name, filePerm)

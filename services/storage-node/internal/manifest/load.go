@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -33,21 +34,19 @@ func load(fsys vfs.FS, dir string, number uint64) (*loaded, error) {
 	}
 	found := &loaded{state: newState(), size: headerBytes}
 	complete := false
-	r := newFrames(b[headerBytes:], number)
+	r := record.NewFileReader(bytes.NewReader(b), int64(len(b)),
+		record.Options{File: name, Epoch: uint32(number), Start: headerBytes, Positions: true})
 	for {
-		frameType, payload, err := r.next()
-		if err == io.EOF {
-			break
-		}
-		if errors.Is(err, record.ErrTorn) {
+		h, payload, err := r.Next()
+		if err == io.EOF || errors.Is(err, record.ErrTorn) {
 			found.torn = int64(len(b)) - found.size
 			break
 		}
 		if err != nil {
-			return nil, corrupt(name, headerBytes+r.offset(), err)
+			return nil, corrupt(name, r.Offset(), err)
 		}
 		switch {
-		case frameType == frameEdit:
+		case h.Type == frameEdit:
 			complete, err = found.replay(payload, complete)
 			if errors.Is(err, ErrUnknownFormat) {
 				return nil, fmt.Errorf("%s: offset %d: %w", name, found.size, err)
@@ -55,10 +54,10 @@ func load(fsys vfs.FS, dir string, number uint64) (*loaded, error) {
 			if err != nil {
 				return nil, corrupt(name, found.size, err)
 			}
-		case frameType != frameSeal && frameType%2 == 0:
-			return nil, fmt.Errorf("%w: %s: offset %d: frame type %d", ErrUnknownFormat, name, found.size, frameType)
+		case h.Type != frameSeal && h.Type%2 == 0:
+			return nil, fmt.Errorf("%w: %s: offset %d: frame type %d", ErrUnknownFormat, name, found.size, h.Type)
 		}
-		found.size = headerBytes + r.offset()
+		found.size = r.Offset()
 	}
 	if !complete {
 		// It was synced before a marker named the file.

@@ -1,0 +1,289 @@
+package picker
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/pairdb/pairdb/libs/compact"
+	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
+)
+
+const lastLevel = manifest.NumLevels - 1
+
+// Options are the shape of the tree. Zero values mean the defaults.
+type Options struct {
+	// L0Trigger is 4 tables in level 0 that are worth a merge.
+	L0Trigger int
+	// BaseBytes is 256 MiB, the target of the base level: a few tables, so that a merge of level 0
+	// rewrites about as much as it brings.
+	BaseBytes uint64
+	// LevelMultiplier is 10, at most, between neighbouring levels.
+	LevelMultiplier int
+	// TableBytes is 64 MiB, the size at which outputs are cut.
+	TableBytes uint64
+	// MaxInputBytes is 2 GiB and MaxOutputs 64 for a job.
+	MaxInputBytes uint64
+	MaxOutputs    int
+	// CollectDelay is 24 h: how much older than the cut the oldest tombstone of a table must be
+	// before the table is rewritten for it alone, so that a table is not rewritten for each of its
+	// tombstones; a 24th of it for tables where every fourth entry is one. Negative: none.
+	CollectDelay time.Duration
+	// IntraL0 allows merges inside of level 0 when it can't be merged down.
+	IntraL0 bool
+}
+
+func (o Options) withDefaults() Options {
+	def := func(v *uint64, d uint64) {
+		if *v == 0 {
+			*v = d
+		}
+	}
+	def(&o.BaseBytes, 256<<20)
+	def(&o.TableBytes, 64<<20)
+	def(&o.MaxInputBytes, 2<<30)
+	if o.L0Trigger == 0 {
+		o.L0Trigger = 4
+	}
+	if o.LevelMultiplier < 2 {
+		o.LevelMultiplier = 10
+	}
+	if o.MaxOutputs == 0 {
+		o.MaxOutputs = 64
+	}
+	if o.CollectDelay == 0 {
+		o.CollectDelay = 24 * time.Hour
+	}
+	return o
+}
+
+// Facts are what the version does not tell.
+type Facts struct {
+	// MemMerges are the spans of the fragments in memtables.
+	MemMerges []manifest.Span
+	// OldestSnapshot and NewestSnapshot are the live snapshots, 0 for none.
+	OldestSnapshot, NewestSnapshot ikey.Seq
+	// GCBefore is the cut of collection, a hybrid-logical timestamp.
+	GCBefore uint64
+	// RangeDeletes that are durable and visible: tables that one of them covers are dropped
+	// unread. May be nil.
+	RangeDeletes []ikey.RangeDelete
+	// Cursors say for each level where the last pick ended; see Plan.Cursor.
+	Cursors [manifest.NumLevels][]byte
+}
+
+// Kind is what is to be done.
+type Kind uint8
+
+const (
+	// Merge reads the inputs and writes their union to OutputLevel.
+	Merge Kind = 1
+	// Move puts the inputs at OutputLevel as they are: an edit, no job.
+	Move Kind = 2
+	// Drop takes the inputs out of the version: a range delete covers all they have.
+	Drop Kind = 3
+)
+
+// String returns the name that status prints.
+func (k Kind) String() string {
+	switch k {
+	case Merge:
+		return "merge"
+	case Move:
+		return "move"
+	case Drop:
+		return "drop"
+	}
+	return fmt.Sprintf("kind(%d)", uint8(k))
+}
+
+// Inputs are the tables of one level, in the order of the level.
+type Inputs struct {
+	Level  int
+	Tables []*manifest.Table
+}
+
+// Plan is a decision.
+type Plan struct {
+	Kind        Kind
+	Inputs      []Inputs // ascending levels
+	OutputLevel int
+	// TargetBytes is where outputs are cut, Options.TableBytes unless the plan splits a table.
+	TargetBytes uint64
+	// Span holds all inputs, and so all outputs.
+	Span manifest.Span
+	// Bottommost are the ranges of a merge where nothing older, and no fragment, is outside of it.
+	Bottommost []compact.Range
+	// Score orders plans: the more urgent, the higher; from 1 on the tree is out of shape.
+	Score  float64
+	Reason string
+	// Cursor is what Facts.Cursors[Inputs[0].Level] should be once the plan was taken.
+	Cursor []byte
+}
+
+// Bytes returns the size of all inputs.
+func (p *Plan) Bytes() (n uint64) {
+	for _, in := range p.Inputs {
+		n += sizes(in.Tables)
+	}
+	return n
+}
+
+// Tables returns all inputs.
+func (p *Plan) Tables() []*manifest.Table {
+	var all []*manifest.Table
+	for _, in := range p.Inputs {
+		all = append(all, in.Tables...)
+	}
+	return all
+}
+
+// Edit returns the edit of a Move or Drop; for a merge it deletes the inputs, and the caller adds the
+// outputs at OutputLevel.
+func (p *Plan) Edit() manifest.Edit {
+	var e manifest.Edit
+	for _, in := range p.Inputs {
+		for _, t := range in.Tables {
+			e.Deleted = append(e.Deleted, manifest.Deleted{Level: in.Level, Num: t.Num})
+			if p.Kind == Move {
+				e.Added = append(e.Added, manifest.Added{Level: p.OutputLevel, Table: t})
+			}
+		}
+	}
+	return e
+}
+
+// Busy is what running jobs hold. The zero value is nothing. It is for one goroutine at a time.
+type Busy struct {
+	tables map[uint64]bool
+	claims []*Plan
+}
+
+// Add makes the tables of p busy, and claims its span at the output level.
+func (b *Busy) Add(p *Plan) {
+	if b.tables == nil {
+		b.tables = make(map[uint64]bool)
+	}
+	for _, t := range p.Tables() {
+		b.tables[t.Num] = true
+	}
+	b.claims = append(b.claims, p)
+}
+
+// Remove ends what Add began.
+func (b *Busy) Remove(p *Plan) {
+	i := slices.Index(b.claims, p)
+	if i < 0 {
+		return
+	}
+	b.claims = slices.Delete(b.claims, i, i+1)
+	for _, t := range p.Tables() {
+		delete(b.tables, t.Num)
+	}
+}
+
+// Table reports whether a table is in a job.
+func (b *Busy) Table(num uint64) bool { return b.tables[num] }
+
+// Jobs returns how many plans run.
+func (b *Busy) Jobs() int { return len(b.claims) }
+
+// claimed reports whether a running job may write to s at level.
+func (b *Busy) claimed(level int, s manifest.Span) bool {
+	return slices.ContainsFunc(b.claims, func(p *Plan) bool {
+		return p.Kind != Drop && p.OutputLevel == level && p.Span.Overlaps(s)
+	})
+}
+
+// view is the arguments of a pick, with what is derived from them.
+type view struct {
+	v       *manifest.Version
+	busy    *Busy
+	o       Options
+	f       Facts
+	targets Targets
+}
+
+func newView(v *manifest.Version, busy *Busy, o Options, f Facts) *view {
+	if busy == nil {
+		busy = &Busy{}
+	}
+	o = o.withDefaults()
+	return &view{v: v, busy: busy, o: o, f: f, targets: targets(v, o)}
+}
+
+// Pick returns the most urgent plan that can run beside what is busy.
+func Pick(v *manifest.Version, busy *Busy, o Options, f Facts) (Plan, bool) {
+	w := newView(v, busy, o, f)
+	if p, ok := w.pickDrop(); ok {
+		return p, true
+	}
+	scores := w.scores()
+	order := make([]int, 0, lastLevel)
+	for level := range lastLevel {
+		if scores[level] >= 1 {
+			order = append(order, level)
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		switch {
+		case scores[a] > scores[b]:
+			return -1
+		case scores[a] < scores[b]:
+			return 1
+		}
+		return 0
+	})
+	for _, level := range order {
+		var p Plan
+		var ok bool
+		if level == 0 {
+			p, ok = w.pickL0()
+		} else {
+			p, ok = w.pickLevel(level)
+		}
+		if ok {
+			return w.finish(p, scores[level]), true
+		}
+	}
+	return w.pickCleanup()
+}
+
+// finish fills in what follows from the inputs.
+func (w *view) finish(p Plan, score float64) Plan {
+	p.Score = score
+	p.Inputs = slices.DeleteFunc(p.Inputs, func(in Inputs) bool { return len(in.Tables) == 0 })
+	if p.TargetBytes == 0 {
+		p.TargetBytes = w.o.TableBytes
+	}
+	all := p.Tables()
+	p.Span = spanOf(all)
+	if p.Kind == Merge {
+		p.Bottommost = Bottommost(w.v, all, p.OutputLevel, w.f.MemMerges)
+	}
+	if in := p.Inputs[0]; in.Level > 0 {
+		p.Cursor = slices.Clone(in.Tables[len(in.Tables)-1].Largest.User)
+	}
+	return p
+}
+
+// free reports whether all tables may be part of a job.
+func (w *view) free(tables []*manifest.Table) bool {
+	return !slices.ContainsFunc(tables, func(t *manifest.Table) bool { return t.Quarantined || w.busy.tables[t.Num] })
+}
+
+func spanOf(tables []*manifest.Table) manifest.Span {
+	s := tables[0].Span()
+	for _, t := range tables[1:] {
+		s = s.Union(t.Span())
+	}
+	return s
+}
+
+func sizes(tables []*manifest.Table) (n uint64) {
+	for _, t := range tables {
+		n += t.Size
+	}
+	return n
+}
