@@ -23,8 +23,8 @@ type Config struct {
 	ShutdownTimeout time.Duration `envconfig:"PAIRDB_SHUTDOWN_TIMEOUT" default:"25s" unit:"duration" desc:"How long giving back the running jobs may take after SIGTERM; below the 30 s of Kubernetes."`
 }
 
-// maxSocketBytes is what the address of a unix socket holds.
-const maxSocketBytes = 107
+// maxSocketBytes is what a node can listen on: the address of a unix socket less a suffix.
+const maxSocketBytes = 103
 
 // Validate reports all values that are out of their ranges.
 func (c *Config) Validate() error {

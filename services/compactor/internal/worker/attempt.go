@@ -126,10 +126,14 @@ func (a *attempt) merge(ctx context.Context) (report *compactionv1.CompleteReque
 	return report, nil, err
 }
 
-// throttle takes n bytes out of the rate, a burst at a time.
+// throttle takes n bytes out of the rate, about half a second's worth at a time, so that a change
+// of the rate is felt soon.
 func (a *attempt) throttle(ctx context.Context, n int) error {
 	for n > 0 {
 		part := min(n, burstBytes)
+		if limit := a.limit.Limit(); limit < 2*burstBytes {
+			part = min(part, max(int(limit)/2, 512))
+		}
 		if err := a.limit.WaitN(ctx, part); err != nil {
 			return err
 		}
@@ -151,6 +155,10 @@ func (a *attempt) heartbeats(ctx context.Context, stop context.CancelCauseFunc) 
 			return
 		}
 		r, err := a.heartbeat(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		a.w.reached(err)
 		timer.Reset(a.g.Heartbeat)
 		switch {
 		case err != nil && time.Since(last) >= a.g.Lease:
@@ -173,7 +181,7 @@ func (a *attempt) heartbeat(ctx context.Context) (*compactionv1.HeartbeatRespons
 	defer cancel()
 	return a.w.o.Client.Heartbeat(ctx, &compactionv1.HeartbeatRequest{
 		Key: wire.KeyToProto(a.g.Key), DoneBytes: a.done.Load(),
-	})
+	}, failFast)
 }
 
 var verdictNames = map[compactionv1.CompleteResponse_Verdict]string{
@@ -188,7 +196,7 @@ var verdictNames = map[compactionv1.CompleteResponse_Verdict]string{
 func (a *attempt) complete(ctx context.Context, report *compactionv1.CompleteRequest) (string, error) {
 	retry := minRetry
 	for {
-		r, err := a.w.o.Client.Complete(ctx, report)
+		r, err := a.w.o.Client.Complete(ctx, report, failFast)
 		if err == nil {
 			name, ok := verdictNames[r.GetVerdict()]
 			if !ok {

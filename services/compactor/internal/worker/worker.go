@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -33,6 +34,10 @@ const (
 	// abandonTimeout bounds giving a job back: after it the lease runs out by itself.
 	abandonTimeout = 3 * time.Second
 )
+
+// failFast makes a call fail at once while the node can't be reached, with the reason (no such
+// socket, refused) instead of a deadline; every caller here tries again by itself.
+var failFast = grpc.WaitForReady(false)
 
 // Options configure a Worker. All fields are required but Metrics.
 type Options struct {
@@ -149,7 +154,7 @@ func (w *Worker) lease(ctx context.Context, n int) ([]*compactionv1.Job, error) 
 	defer cancel()
 	r, err := w.o.Client.Lease(ctx, &compactionv1.LeaseRequest{
 		Worker: w.o.Name, FreeSlots: int32(n), TotalSlots: int32(w.o.Slots), Formats: Formats,
-	})
+	}, failFast)
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +202,7 @@ func (w *Worker) abandon(ctx context.Context, k wire.Key, reason compactionv1.Ab
 	if err == nil {
 		_, err = w.o.Client.Abandon(ctx, &compactionv1.AbandonRequest{
 			Key: wire.KeyToProto(k), Reason: reason, Detail: wire.Text(why.Error()), Corrupt: damaged,
-		})
+		}, failFast)
 	}
 	if err != nil {
 		w.o.Log.Warn("job could not be given back; its lease will run out", "job", k.ID, "epoch", k.Epoch, "error", err)
