@@ -9,6 +9,7 @@ import (
 	"github.com/pairdb/pairdb/libs/sstable"
 	"github.com/pairdb/pairdb/services/storage-node/internal/cache"
 	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
+	"github.com/pairdb/pairdb/services/storage-node/internal/memtable"
 	"github.com/stretchr/testify/require"
 )
 
@@ -155,6 +156,56 @@ func TestRowsNeverGoBack(t *testing.T) {
 		if seq%3 == 0 || seq == writes { // a sync for a group of three
 			s.e.visible.Store(uint64(seq))
 		}
+	}
+	readers.Wait()
+	s.close()
+}
+
+// A write that is decided by GetLatest is refused when something newer than the returned sequence is
+// there. If that sequence were newer than the answer (a read state from before a rotation with a
+// sequence from after it), the write in between would be shadowed unseen.
+func TestReadSequenceIsThatOfTheAnswer(t *testing.T) {
+	s := newShelf(t, 0, 4)
+	keys := []string{"t\x00a", "t\x00b", "t\x00c"}
+	s.mems = []*memtable.Table{memtable.New(1 << 10)}
+	s.publish(0)
+	const writes = 20_000
+	var readers sync.WaitGroup
+	for r := range 2 {
+		readers.Go(func() {
+			var dst []byte
+			for i := 0; ; i++ {
+				k := (i + r) % len(keys)
+				value, found, at, err := s.e.GetLatest([]byte(keys[k]), dst)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				got := uint64(0)
+				if found {
+					got, dst = decimal(value), value
+				}
+				want := uint64(at) - (uint64(at)+3-uint64(k))%3 // the last write of the key up to at
+				if got != want && int64(want) > 0 {
+					t.Errorf("at %d key %d is %d, want %d", at, k, got, want)
+					return
+				}
+				if at >= writes {
+					return
+				}
+			}
+		})
+	}
+	m := s.mems[0]
+	for seq := ikey.Seq(1); seq <= writes; seq++ {
+		key, value := []byte(keys[int(seq)%len(keys)]), appendDecimal(nil, uint64(seq))
+		if !m.Add(ikey.Make(key, seq, ikey.KindSet), value) {
+			m = memtable.New(1 << 10)
+			s.mems = append([]*memtable.Table{m}, s.mems[:min(len(s.mems), 2)]...)
+			s.e.publish(slices.Clone(s.mems), manifest.NewVersion(s.levels))
+			require.True(t, m.Add(ikey.Make(key, seq, ikey.KindSet), value))
+		}
+		s.e.applied.Store(uint64(seq))
 	}
 	readers.Wait()
 	s.close()

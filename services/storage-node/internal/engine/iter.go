@@ -103,7 +103,7 @@ func (t *liveTable) within(lower, upper []byte) bool {
 }
 
 // sources returns the walks to merge, newest first. Tables out of bounds and tables that a range
-// delete hides as a whole are left out, but for quarantined ones: what they hold is unknown.
+// delete hides as a whole are left out.
 func (it *Iter) sources() []iterator.Iterator {
 	s := it.state
 	out := make([]iterator.Iterator, 0, len(s.mems)+len(s.l0)+len(s.levels))
@@ -140,7 +140,7 @@ func (it *Iter) needed(tables []liveTable) []liveTable {
 	}
 	kept := make([]liveTable, 0, len(tables))
 	for _, t := range tables {
-		if t.Quarantined || !it.mask.hides(t.Smallest, t.Largest, t.MaxSeq) {
+		if !it.mask.hides(t.Smallest, t.Largest, t.MaxSeq) {
 			kept = append(kept, t)
 		}
 	}

@@ -31,7 +31,7 @@ type reads struct {
 	snapshots snapshotSet
 	tables    *tableCache
 	rows      *cache.Rows           // nil when the row cache is off
-	release   func(*memtable.Table) // gets memtables that nobody holds any more
+	recycle   func(*memtable.Table) // gets memtables that nobody holds any more
 
 	states atomic.Int64 // read states that are not released: 0 after Close
 	iters  atomic.Int64 // open iterators: 0 after Close
@@ -89,11 +89,11 @@ func (s *readState) unref() {
 	}
 }
 
-// unrefMemtable gives one reference of a memtable back, and the table to release if it was the
+// unrefMemtable gives one reference of a memtable back, and hands the table to recycle if it was the
 // last: its arena may be used again.
 func (r *reads) unrefMemtable(m *memtable.Table) {
-	if m.Unref() && r.release != nil {
-		r.release(m)
+	if m.Unref() && r.recycle != nil {
+		r.recycle(m)
 	}
 }
 
