@@ -244,10 +244,10 @@ func (m *MemFS) linkLocked(op, oldName, newName string, rename bool) error {
 	}
 	old, exists := to.entries[newBase]
 	switch {
-	case exists && old == n:
-		return nil
 	case exists && !rename:
 		return memError(op, newName, fs.ErrExist)
+	case exists && old == n:
+		return nil
 	case exists && old.entries != nil && n.entries == nil:
 		return memError(op, newName, errIsDir)
 	case exists && old.entries == nil && n.entries != nil:
