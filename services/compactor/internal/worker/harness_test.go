@@ -165,7 +165,7 @@ func (p *pod) stopNode() {
 
 // inPod runs a test beside a running worker. At the end the worker is stopped, and nothing of it
 // may be left.
-func inPod(t *testing.T, slots int, change func(*Options), run func(p *pod)) {
+func inPod(t *testing.T, slots int, change func(*Options), run func(t *testing.T, p *pod)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		mem := vfs.NewMem()
@@ -194,7 +194,7 @@ func inPod(t *testing.T, slots int, change func(*Options), run func(p *pod)) {
 			require.NoError(t, conn.Close())
 			p.stopNode()
 		}()
-		run(p)
+		run(t, p)
 	})
 }
 

@@ -24,7 +24,7 @@ import (
 
 func TestWorkerMergesAndReportsClosedFiles(t *testing.T) {
 	// An output that is still open when the report arrives is refused.
-	inPod(t, 2, nil, func(p *pod) {
+	inPod(t, 2, nil, func(t *testing.T, p *pod) {
 		sealed := 0
 		p.node.onComplete = func(r *compactionv1.CompleteRequest) (*compactionv1.CompleteResponse, error) {
 			for _, o := range r.GetOutputs() {
@@ -89,7 +89,7 @@ func slowly(s *slow) func(*Options) {
 
 func TestNoMoreJobsThanSlots(t *testing.T) {
 	var s slow
-	inPod(t, 3, slowly(&s), func(p *pod) {
+	inPod(t, 3, slowly(&s), func(t *testing.T, p *pod) {
 		for id := range uint64(10) {
 			p.node.give(p.simple(id+1, 5))
 		}
@@ -108,7 +108,7 @@ func TestNoMoreJobsThanSlots(t *testing.T) {
 func TestHeartbeatsGoOnWhileTheDiskHangs(t *testing.T) {
 	// A heartbeat that waits for a read makes a slow disk look like a dead worker.
 	var s slow
-	inPod(t, 1, slowly(&s), func(p *pod) {
+	inPod(t, 1, slowly(&s), func(t *testing.T, p *pod) {
 		p.node.give(p.simple(1, 5))
 		time.Sleep(61 * time.Second)
 		synctest.Wait()
@@ -121,7 +121,7 @@ func TestHeartbeatsGoOnWhileTheDiskHangs(t *testing.T) {
 
 func TestWorkerObeysStop(t *testing.T) {
 	// The job is somebody else's now: every byte more is wasted, every report would be a lie.
-	inPod(t, 1, nil, func(p *pod) {
+	inPod(t, 1, nil, func(t *testing.T, p *pod) {
 		j := p.simple(1, 20_000)
 		j.MaxBytesPerSecond = 64 << 10
 		p.node.onHeartbeat = func(r *compactionv1.HeartbeatRequest) (*compactionv1.HeartbeatResponse, error) {
@@ -146,7 +146,7 @@ func TestWorkerObeysStop(t *testing.T) {
 }
 
 func TestRateIsKeptAndChangedByHeartbeats(t *testing.T) {
-	inPod(t, 1, nil, func(p *pod) {
+	inPod(t, 1, nil, func(t *testing.T, p *pod) {
 		j := p.simple(1, 20_000)
 		bytes := j.GetInputs()[0].GetSizeBytes() + j.GetInputs()[1].GetSizeBytes()
 		const rate = 256 << 10
@@ -179,7 +179,7 @@ func TestRateIsKeptAndChangedByHeartbeats(t *testing.T) {
 
 func TestLostNodeStopsTheAttemptAfterALease(t *testing.T) {
 	// A node that restarted has given the job to somebody else; a worker that goes on wastes the disk.
-	inPod(t, 1, nil, func(p *pod) {
+	inPod(t, 1, nil, func(t *testing.T, p *pod) {
 		j := p.simple(1, 20_000)
 		j.MaxBytesPerSecond = 1 << 10
 		p.node.give(j)
@@ -206,7 +206,7 @@ func TestReportIsRepeatedUntilThereIsAVerdict(t *testing.T) {
 		compactionv1.CompleteResponse_VERDICT_ALREADY_INSTALLED, compactionv1.CompleteResponse_VERDICT_FENCED,
 		compactionv1.CompleteResponse_VERDICT_REJECTED, compactionv1.CompleteResponse_VERDICT_UNSPECIFIED,
 	} {
-		inPod(t, 1, nil, func(p *pod) {
+		inPod(t, 1, nil, func(t *testing.T, p *pod) {
 			n := 0
 			p.node.onComplete = func(*compactionv1.CompleteRequest) (*compactionv1.CompleteResponse, error) {
 				if n++; n < 4 {
@@ -226,7 +226,7 @@ func TestReportIsRepeatedUntilThereIsAVerdict(t *testing.T) {
 
 func TestShutdownGivesJobsBack(t *testing.T) {
 	// A rolling restart must cost no attempt and no lease's time.
-	inPod(t, 2, nil, func(p *pod) {
+	inPod(t, 2, nil, func(t *testing.T, p *pod) {
 		for id := range uint64(2) {
 			j := p.simple(id+1, 5000)
 			j.MaxBytesPerSecond = 1 << 10
@@ -245,7 +245,7 @@ func TestShutdownGivesJobsBack(t *testing.T) {
 }
 
 func TestShutdownEndsWithoutANode(t *testing.T) {
-	inPod(t, 1, nil, func(p *pod) {
+	inPod(t, 1, nil, func(t *testing.T, p *pod) {
 		j := p.simple(1, 5000)
 		j.MaxBytesPerSecond = 1 << 10
 		p.node.give(j)
@@ -344,7 +344,7 @@ func TestFailuresAreNamedToTheNode(t *testing.T) {
 		}, compactionv1.AbandonRequest_REASON_UNSUPPORTED_FORMAT, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			inPod(t, 1, func(o *Options) { c.faulty.FS = o.FS; o.FS = &c.faulty }, func(p *pod) {
+			inPod(t, 1, func(o *Options) { c.faulty.FS = o.FS; o.FS = &c.faulty }, func(t *testing.T, p *pod) {
 				if c.job == nil {
 					c.job = func(p *pod) *compactionv1.Job { return p.simple(1, 10) }
 				}
@@ -392,7 +392,7 @@ func damage(p *pod, name string) {
 }
 
 func TestScrubReportsDamagedTables(t *testing.T) {
-	inPod(t, 1, nil, func(p *pod) {
+	inPod(t, 1, nil, func(t *testing.T, p *pod) {
 		j := p.job(1, 1, p.table(1, 1000, 9), p.table(2, 1000, 9))
 		j.Kind, j.MaxOutputs = compactionv1.JobKind_JOB_KIND_SCRUB, 0
 		damage(p, path.Join(testDir, compact.TableDir, compact.TableName(2)))
@@ -408,14 +408,14 @@ func TestScrubReportsDamagedTables(t *testing.T) {
 func TestWorkerThatMayNotAskEnds(t *testing.T) {
 	// A wrong uid does not get better by asking again; the log would fill.
 	for _, code := range []codes.Code{codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument} {
-		inPod(t, 1, func(o *Options) { o.Client = refusing{o.Client, code} }, func(p *pod) {
+		inPod(t, 1, func(o *Options) { o.Client = refusing{o.Client, code} }, func(t *testing.T, p *pod) {
 			require.Equal(t, code, status.Code(errors.Unwrap(<-p.ended)))
 		})
 	}
 }
 
 func TestMoreJobsThanAskedForAreRefused(t *testing.T) {
-	inPod(t, 1, func(o *Options) { o.Client = generous{o.Client} }, func(p *pod) {
+	inPod(t, 1, func(o *Options) { o.Client = generous{o.Client} }, func(t *testing.T, p *pod) {
 		time.Sleep(time.Minute)
 		require.Contains(t, p.w.Unreachable(), "2 jobs for 1 slots")
 		require.Empty(t, p.node.completes)

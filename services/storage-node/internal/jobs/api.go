@@ -267,7 +267,8 @@ type Options struct {
 	// Now is a monotonic clock, After its timer. Required.
 	Now   func() time.Time
 	After func(time.Duration) <-chan time.Time
-	// Rand makes the session and picks what is read again in full. Required; the board owns it.
+	// Rand seeds the board's own source, which makes the session and picks what is read again in
+	// full. It must differ from process to process. Required; used by NewBoard only.
 	Rand *rand.Rand
 	// Installer is the engine. Required.
 	Installer Installer

@@ -122,7 +122,7 @@ func (b *Board) reserve(w Worker, id workerID, usage vfs.Usage) *job {
 			continue
 		}
 		n := uint64(j.bytes) + uint64(j.bytes)/10
-		if b.o.ReserveBytes+b.reserved+n > usage.FreeBytes {
+		if promised := b.o.ReserveBytes + b.reserved; promised > usage.FreeBytes || n > usage.FreeBytes-promised {
 			b.refuseHeadroomLocked(j, n, usage)
 			continue
 		}

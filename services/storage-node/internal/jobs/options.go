@@ -3,6 +3,7 @@ package jobs
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/pairdb/pairdb/libs/compact"
@@ -38,6 +39,7 @@ func (o *Options) complete() error {
 		return fmt.Errorf("job board: jobs of %d bytes and %d outputs, at most %d and %d",
 			o.MaxInputBytes, o.MaxOutputs, int64(compact.MaxInputBytes), compact.MaxOutputs)
 	}
+	o.Rand = rand.New(rand.NewPCG(o.Rand.Uint64(), o.Rand.Uint64()))
 	if o.Heartbeat >= o.Lease {
 		return fmt.Errorf("job board: heartbeat %v is not shorter than the lease %v", o.Heartbeat, o.Lease)
 	}
