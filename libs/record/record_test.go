@@ -237,7 +237,7 @@ func ExampleReader() {
 	}
 	// Output:
 	// type 1: first
-	// unfinished frames at the end: cut at 33
+	// torn tail: cut at 33
 }
 
 func BenchmarkAppend(b *testing.B) {
