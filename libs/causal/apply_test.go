@@ -159,6 +159,30 @@ func TestPlainWriteIsAJoin(t *testing.T) {
 	})
 }
 
+// Danger: a context that a client put together leaves out what the superseded siblings had seen, and
+// they come back from the next replica.
+func TestAWriteHasSeenWhatItSupersedes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		old := genRecord().Draw(t, "old")
+		w := Write{
+			Value: []byte("new"), Timestamp: at(90), Dot: Dot{"fresh", 1},
+			Context: genClock().Draw(t, "context"), HasContext: rapid.Bool().Draw(t, "has"),
+		}
+		r, _, err := Apply(old, w, Limits{MaxSiblings: 64})
+		require.NoError(t, err)
+		equal(t, r, Join(r, old))
+		for i := range old.Siblings {
+			s := &old.Siblings[i]
+			seen := !w.HasContext || !s.Dot.IsZero() && w.Context.Contains(s.Dot) || s.Dot.IsZero() && s.Clock.within(w.Context)
+			kept := false
+			for j := range r.Siblings {
+				kept = kept || compareSiblings(s, &r.Siblings[j]) == 0
+			}
+			require.False(t, seen && kept)
+		}
+	})
+}
+
 // Danger: timestamps repeat, go back with the wall clock, or follow it not at all.
 func TestHybridClockNeverGoesBack(t *testing.T) {
 	wall := int64(1000)

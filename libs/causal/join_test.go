@@ -104,8 +104,12 @@ func TestJoinOfBytesAllocatesNothingInCommonCases(t *testing.T) {
 // Danger: two plain clocks of the same content silently lose one of two values.
 func TestSamePlainClockWithAnotherValueIsAConflict(t *testing.T) {
 	c := Clock{{"a", 3, 0}}
-	r := Join(Record{[]Sibling{{Clock: c, Value: []byte("x")}}}, Record{[]Sibling{{Clock: c, Value: []byte("y")}}})
+	x, y := Record{[]Sibling{{Clock: c, Value: []byte("x")}}}, Record{[]Sibling{{Clock: c, Value: []byte("y")}}}
+	r := Join(x, y)
 	require.Len(t, r.Siblings, 2)
+	b, err := JoinEncoded(nil, x.Encode(nil), y.Encode(nil))
+	require.NoError(t, err)
+	require.Equal(t, string(r.Encode(nil)), string(b))
 }
 
 // Danger: expiry that joins by the earlier one, or treats "never" as the smallest, loses data.

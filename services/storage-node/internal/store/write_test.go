@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -284,10 +286,12 @@ func TestEveryProcessIsAnActorOfItsOwn(t *testing.T) {
 	require.Len(t, read(t, b, "k").Siblings, 2)
 }
 
-// Danger: dots are given out of order under contention, and a write is inside its own clock; or two
-// writes get one dot.
-func TestConcurrentWritersGetDotsInOrder(t *testing.T) {
-	s := open(t, newFake(), Options{Limits: causal.Limits{MaxSiblings: 1000}})
+// Danger: dots are given out of order under contention, and a write is inside its own clock; or
+// writers of one key overtake each other until they are refused.
+func TestConcurrentWritersTakeTurns(t *testing.T) {
+	f := newFake()
+	f.beforeSubmit = func(int) { runtime.Gosched() }
+	s := open(t, f, Options{Limits: causal.Limits{MaxSiblings: 1000}})
 	var wg sync.WaitGroup
 	for g := range 8 {
 		wg.Go(func() {
@@ -300,6 +304,7 @@ func TestConcurrentWritersGetDotsInOrder(t *testing.T) {
 	}
 	wg.Wait()
 	require.EqualValues(t, 400, s.counter.Load())
+	require.Equal(t, 400, f.submits, "none was decided twice")
 }
 
 // Danger: a value outlives its expiry, dies early, or takes its clock with it.
@@ -376,7 +381,9 @@ func TestTooManySiblingsCarriesThem(t *testing.T) {
 	require.ErrorAs(t, err, &e)
 	require.Len(t, e.Record.Siblings, 64)
 	// The record is the caller's, not a buffer's.
-	put(t, s, "other", "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx", Causality{})
+	for i := range 40 {
+		put(t, s, "other", strings.Repeat("x", 100*i), Causality{})
+	}
 	values := map[string]bool{}
 	for _, sib := range e.Record.Siblings {
 		values[string(sib.Value)] = true
