@@ -16,14 +16,14 @@ import (
 	"github.com/pairdb/pairdb/libs/service"
 )
 
-// Exit codes, documented in `pairctl --help` and docs/EXIT_CODES.md.
+// Exit codes, documented in `pairctl --help`. Those that other binaries have too are the same.
 const (
-	exitOK          = 0
-	exitFailed      = 1
-	exitUsage       = 2
+	exitOK          = service.ExitOK
+	exitFailed      = service.ExitRuntime
+	exitUsage       = service.ExitUsage
 	exitNotFound    = 3
 	exitInvalid     = 4
-	exitUnavailable = 5
+	exitUnavailable = service.ExitUnreachable
 )
 
 // Streams are the standard streams of a run.
@@ -111,7 +111,7 @@ func newRoot(a *app) *cobra.Command {
   pairctl scan --prefix go          list what begins with "go"
   pairctl status                    how the node is
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 invalid input, 5 node not reachable.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 invalid input, 6 node not reachable.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Version:       service.Version,
