@@ -1,0 +1,47 @@
+package node
+
+import (
+	"errors"
+
+	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
+	"github.com/pairdb/pairdb/services/storage-node/internal/store"
+)
+
+// storeEngine is the engine as the store declares it.
+type storeEngine struct{ *engine.Engine }
+
+// NewBatch returns an empty batch.
+func (e storeEngine) NewBatch() store.Batch { return new(engine.Batch) }
+
+// Submit applies a batch that NewBatch made.
+func (e storeEngine) Submit(b store.Batch) (ikey.Seq, error) {
+	pending, err := e.Engine.Submit(b.(*engine.Batch))
+	if errors.Is(err, engine.ErrConflict) {
+		return 0, store.ErrConflict
+	}
+	return pending.Seq(), err
+}
+
+// NewIter walks [lower, upper) as it is now.
+func (e storeEngine) NewIter(lower, upper []byte) (store.Iter, error) {
+	return iter(e.Engine.NewIter(engine.IterOptions{Lower: lower, Upper: upper}))
+}
+
+// NewSnapshot keeps what is durable now readable.
+func (e storeEngine) NewSnapshot() store.Snapshot { return storeSnapshot{e.Engine.NewSnapshot()} }
+
+type storeSnapshot struct{ *engine.Snapshot }
+
+// NewIter walks [lower, upper) of the snapshot.
+func (s storeSnapshot) NewIter(lower, upper []byte) (store.Iter, error) {
+	return iter(s.Snapshot.NewIter(engine.IterOptions{Lower: lower, Upper: upper}))
+}
+
+// iter keeps a nil iterator from becoming an interface that is not nil.
+func iter(it *engine.Iter, err error) (store.Iter, error) {
+	if err != nil {
+		return nil, err
+	}
+	return it, nil
+}

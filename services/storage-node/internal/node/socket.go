@@ -1,0 +1,80 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"github.com/pairdb/pairdb/libs/service"
+	"github.com/pairdb/pairdb/libs/sidecar"
+	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
+	compactionv1 "github.com/pairdb/pairdb/proto/pairdb/compaction/v1"
+	nodev1 "github.com/pairdb/pairdb/proto/pairdb/node/v1"
+	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
+	"github.com/pairdb/pairdb/services/storage-node/internal/server"
+)
+
+// socketStage serves the sidecars. It begins when the engine is open: the lock of the data
+// directory is also the right to the socket's path.
+func (n *Node) socketStage(limit time.Duration) service.Stage {
+	stop := make(chan struct{})
+	var mu sync.Mutex // guards running
+	var running *grpc.Server
+	return service.Stage{
+		Name: "socket", Limit: limit,
+		Run: func() error {
+			select {
+			case <-n.opened:
+			case <-stop:
+				return nil
+			}
+			listener, err := sidecar.Listen(n.cfg.Socket)
+			if err != nil {
+				return fmt.Errorf("PAIRDB_SOCKET: %w", err)
+			}
+			s := n.socketServer()
+			mu.Lock()
+			running = s
+			mu.Unlock()
+			select {
+			case <-stop:
+				return listener.Close()
+			default:
+			}
+			n.log.Info("listening for sidecars", "socket", n.cfg.Socket)
+			return s.Serve(listener)
+		},
+		Stop: func(context.Context) error {
+			close(stop)
+			mu.Lock()
+			defer mu.Unlock()
+			// A worker that waits for jobs would wait for 20 s more: its call is cut off. What it
+			// has in work it may finish; the keys are fenced when the node is back.
+			if running != nil {
+				running.Stop()
+			}
+			return nil
+		},
+	}
+}
+
+// socketServer returns the server for sidecars: who calls is known by uid, and allowed by table.
+func (n *Node) socketServer() *grpc.Server {
+	access := sidecar.Access(n.cfg.SocketUIDs)
+	if len(access) == 0 {
+		access = sidecar.SelfAccess()
+	}
+	board := n.storage.Load().engine.Board()
+	more := append(sidecar.ServerOptions(access), grpc.WaitForHandlers(true))
+	s := n.server.GRPC(n.serverOptions(), n.health, more...)
+	storagev1.RegisterStorageServiceServer(s, n.server.Storage())
+	adminv1.RegisterAdminServiceServer(s, n.server.Admin())
+	compactionv1.RegisterCompactionServiceServer(s, server.NewCompaction(board))
+	nodev1.RegisterNodeServiceServer(s, server.NewNode(sidecar.Identity{
+		NodeID: n.cfg.NodeID, ClusterID: n.cfg.ClusterID, Version: service.Version, Session: board.Status().Session,
+	}))
+	return s
+}

@@ -1,0 +1,151 @@
+// Package server is the wire of the storage node: it checks what comes in, asks store and engine,
+// and turns answers and errors into proto. It never decides what is true, and no proto type leaves
+// it.
+package server
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/health"
+	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/reflection"
+	"google.golang.org/grpc/status"
+
+	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
+	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
+	"github.com/pairdb/pairdb/services/storage-node/internal/store"
+)
+
+const (
+	// maxRequestBytes bounds a request: the 16 MiB of a full batch, its clocks and framing. What
+	// is between the two gets an answer with a reason, what is above is cut off by gRPC.
+	maxRequestBytes = store.MaxBatchBytes + 4<<20
+	// maxResponseBytes bounds an answer: the siblings of one key as large as they can be stored
+	// (48 MiB), the winner once more. Whoever wrote them must be able to read them.
+	maxResponseBytes = 64 << 20
+	// maxStreams bounds the calls of one connection, beside the limit of the whole node.
+	maxStreams = 1024
+	// streamStall is how long a stream waits for a reader that takes nothing.
+	streamStall = time.Minute
+)
+
+// State is the phase of the node's life.
+type State uint8
+
+// The phases, in the order in which a node can pass through them.
+const (
+	StateRecovering State = iota
+	StateServing
+	StatePoisoned
+	StateStopping
+)
+
+// String returns the word that Status and probes use.
+func (s State) String() string {
+	return [...]string{"recovering", "serving", "poisoned", "stopping"}[min(s, StateStopping)]
+}
+
+// Node is what the services say about the process they are in.
+type Node struct {
+	ID, Version string
+	Started     time.Time
+	// State returns the phase and what there is to say about it.
+	State func() (State, string)
+}
+
+// Backend is what requests need; it exists once the engine is open.
+type Backend struct {
+	Store     *store.Store
+	Engine    Engine
+	Snapshots Snapshots
+	// LocalMode is the configured mode of compaction in this process.
+	LocalMode string
+}
+
+// Server holds the services of a node. They may be registered before there is a backend: until
+// Open they answer RECOVERING.
+type Server struct {
+	node  Node
+	open  atomic.Pointer[Backend]
+	stall time.Duration
+
+	leaving context.Context // ends when the node shuts down
+	leave   context.CancelFunc
+}
+
+// New returns the services of a node.
+func New(n Node) *Server {
+	s := &Server{node: n, stall: streamStall}
+	s.leaving, s.leave = context.WithCancel(context.Background())
+	return s
+}
+
+// Open gives the services what they need to answer.
+func (s *Server) Open(b Backend) { s.open.Store(&b) }
+
+// Leave ends the streams: their readers resume elsewhere, or here after the restart. Calls with one
+// answer finish.
+func (s *Server) Leave() { s.leave() }
+
+func (s *Server) backend() (*Backend, error) {
+	if b := s.open.Load(); b != nil {
+		return b, nil
+	}
+	return nil, ErrRecovering
+}
+
+// Storage returns the service for clients and coordinators.
+func (s *Server) Storage() storagev1.StorageServiceServer { return storageService{s: s} }
+
+// Admin returns the service for operators.
+func (s *Server) Admin() adminv1.AdminServiceServer { return adminService{s: s} }
+
+// Options configure a gRPC server of the node.
+type Options struct {
+	Log *slog.Logger
+	// Observe is called after each call; it must return at once. May be nil.
+	Observe func(Call)
+	// Timeout is the deadline of a call that brings none, MaxInFlight how many calls are worked on
+	// at once.
+	Timeout     time.Duration
+	MaxInFlight int
+	// Reflection also serves gRPC reflection.
+	Reflection bool
+}
+
+// GRPC returns a gRPC server with the health service and everything that each call passes; more are
+// options of the transport. Register services, then Serve.
+func (s *Server) GRPC(o Options, h *health.Server, more ...grpc.ServerOption) *grpc.Server {
+	g := &guard{log: o.Log, observe: o.Observe, timeout: o.Timeout, maxInFlight: int64(o.MaxInFlight), leaving: s.leaving}
+	server := grpc.NewServer(append([]grpc.ServerOption{
+		grpc.ForceServerCodecV2(newCodec()),
+		grpc.MaxRecvMsgSize(maxRequestBytes),
+		grpc.MaxSendMsgSize(maxResponseBytes),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ConnectionTimeout(10 * time.Second),
+		// A client that went away without a word is noticed within 80 s; one that pings more often
+		// than every 5 s is told to stop.
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
+		grpc.ChainUnaryInterceptor(g.unary),
+		grpc.ChainStreamInterceptor(g.stream),
+		grpc.UnknownServiceHandler(unknown),
+	}, more...)...)
+	healthv1.RegisterHealthServer(server, h)
+	if o.Reflection {
+		reflection.Register(server)
+	}
+	return server
+}
+
+// unknown answers calls that this node does not serve, so that they get a reason too.
+func unknown(_ any, stream grpc.ServerStream) error {
+	method, _ := grpc.MethodFromServerStream(stream)
+	return status.Errorf(codes.Unimplemented, "unknown method %s", method)
+}

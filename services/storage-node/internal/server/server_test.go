@@ -1,0 +1,114 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/health"
+	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
+
+	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
+	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
+	"github.com/pairdb/pairdb/services/storage-node/internal/store"
+)
+
+// world is a server over a fake engine, and a client of it.
+type world struct {
+	t         *testing.T
+	engine    *fakeEngine
+	snapshots *fakeSnapshots
+	server    *Server
+	grpc      *grpc.Server
+	conn      *grpc.ClientConn
+	storage   storagev1.StorageServiceClient
+	admin     adminv1.AdminServiceClient
+
+	mu    sync.Mutex
+	calls []Call
+	phase State
+}
+
+// start starts a server; setup may change it before it serves.
+func start(t *testing.T, setup ...func(*world, *Options)) *world {
+	t.Helper()
+	w := &world{t: t, engine: newFake(), snapshots: &fakeSnapshots{}, phase: StateServing}
+	w.server = New(Node{ID: "n1", Version: "v1", Started: time.Now(), State: func() (State, string) { return w.phase, "why" }})
+	o := Options{Log: slog.New(slog.DiscardHandler), Timeout: 10 * time.Second, MaxInFlight: 100, Observe: w.observe}
+	for _, f := range setup {
+		f(w, &o)
+	}
+	st, err := store.New(w.engine, store.Options{NodeID: "n1"})
+	require.NoError(t, err)
+	if w.phase != StateRecovering {
+		w.server.Open(Backend{Store: st, Engine: w.engine, Snapshots: w.snapshots, LocalMode: "auto"})
+	}
+	w.grpc = w.server.GRPC(o, health.NewServer())
+	storagev1.RegisterStorageServiceServer(w.grpc, w.server.Storage())
+	adminv1.RegisterAdminServiceServer(w.grpc, w.server.Admin())
+	listener := bufconn.Listen(256 << 10)
+	served := make(chan error, 1)
+	go func() { served <- w.grpc.Serve(listener) }()
+	w.conn, err = grpc.NewClient("passthrough:///bufconn",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return listener.DialContext(ctx) }),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxResponseBytes), grpc.MaxCallSendMsgSize(maxResponseBytes)),
+		grpc.WithInitialWindowSize(64<<10), grpc.WithInitialConnWindowSize(64<<10))
+	require.NoError(t, err)
+	t.Cleanup(func() {
+		require.NoError(t, w.conn.Close())
+		w.grpc.Stop()
+		require.NoError(t, <-served)
+	})
+	w.storage, w.admin = storagev1.NewStorageServiceClient(w.conn), adminv1.NewAdminServiceClient(w.conn)
+	return w
+}
+
+func (w *world) observe(c Call) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c.Request, c.Response = nil, nil
+	w.calls = append(w.calls, c)
+}
+
+func (w *world) put(key, value string) *storagev1.WriteResponse {
+	w.t.Helper()
+	resp, err := w.storage.Write(w.t.Context(), &storagev1.WriteRequest{Tenant: "t", Key: key, Value: []byte(value)})
+	require.NoError(w.t, err)
+	return resp
+}
+
+// refusal is what an error says to a machine.
+type refusal struct {
+	code   codes.Code
+	reason string
+	retry  time.Duration
+}
+
+// refused requires that err has the details of our errors, and returns them.
+func refused(t *testing.T, err error) refusal {
+	t.Helper()
+	require.Error(t, err)
+	s := status.Convert(err)
+	out := refusal{code: s.Code()}
+	for _, d := range s.Details() {
+		switch d := d.(type) {
+		case *errdetails.ErrorInfo:
+			require.Equal(t, "pairdb", d.GetDomain())
+			out.reason = d.GetReason()
+		case *errdetails.RetryInfo:
+			out.retry = d.GetRetryDelay().AsDuration()
+		}
+	}
+	require.NotEmpty(t, out.reason, "%v has no ErrorInfo", err)
+	return out
+}
