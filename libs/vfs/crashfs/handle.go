@@ -25,7 +25,7 @@ func (h *handle) Read(p []byte) (int, error) {
 
 func (h *handle) Write(p []byte) (n int, err error) {
 	err = h.fs.mutate("write", h.name, func() error {
-		if n, err = h.File.Write(p); err == nil {
+		if n, err = h.File.Write(p); err == nil && n > 0 {
 			h.node.changes = append(h.node.changes, change{off: h.pos, data: bytes.Clone(p)})
 			h.pos += int64(n)
 		}
@@ -36,7 +36,7 @@ func (h *handle) Write(p []byte) (n int, err error) {
 
 func (h *handle) WriteAt(p []byte, off int64) (n int, err error) {
 	err = h.fs.mutate("write", h.name, func() error {
-		if n, err = h.File.WriteAt(p, off); err == nil {
+		if n, err = h.File.WriteAt(p, off); err == nil && n > 0 {
 			h.node.changes = append(h.node.changes, change{off: off, data: bytes.Clone(p)})
 		}
 		return err

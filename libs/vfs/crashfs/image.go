@@ -97,19 +97,19 @@ func (im *imager) chooseNames(n *inode, seen map[*inode]bool) {
 	seen[n] = true
 	prefix := im.rng.IntN(len(n.names) + 1)
 	for i, c := range n.names {
+		keep := false
 		switch im.mode {
 		case KeepAll, NamesWithoutData:
-			im.kept[c] = true
+			keep = true
 		case TornPrefix, RandomSectors:
-			im.kept[c] = i < prefix
+			keep = i < prefix
 		case ReorderedNames, RandomEverything:
-			im.kept[c] = im.rng.IntN(2) == 0
+			keep = im.rng.IntN(2) == 0
 		}
+		im.kept[c] = keep || im.kept[c] // another directory may need it
 	}
-	for _, c := range n.names {
-		if im.kept[c] && c.after != nil {
-			im.kept[c.after] = true // never lost under both names
-		}
+	for i := len(n.names) - 1; i >= 0; i-- {
+		im.keepRename(n.names, i)
 	}
 	for _, name := range slices.Sorted(maps.Keys(n.entries)) {
 		if child := n.entries[name]; child.entries != nil {
@@ -121,10 +121,22 @@ func (im *imager) chooseNames(n *inode, seen map[*inode]bool) {
 			im.chooseNames(c.node, seen)
 		}
 	}
-	// A directory that was chosen later may have forced a new name of an earlier one.
-	for _, c := range n.names {
-		if im.kept[c] && c.after != nil {
-			im.kept[c.after] = true
+}
+
+// keepRename keeps what a surviving change needs, so that no file is lost under both names: the new
+// name of a rename with the removal of the old one, and the whole rename with whatever took the old
+// name afterwards.
+func (im *imager) keepRename(names []*nameChange, i int) {
+	c := names[i]
+	if !im.kept[c] {
+		return
+	}
+	if c.after != nil {
+		im.kept[c.after] = true
+	}
+	for _, earlier := range names[:i] {
+		if earlier.name == c.name && earlier.after != nil {
+			im.kept[earlier], im.kept[earlier.after] = true, true
 		}
 	}
 }
