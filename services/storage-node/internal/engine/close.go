@@ -79,6 +79,16 @@ func (e *Engine) stopBackground() {
 
 // release gives files, memory and the lock back. Iterators that are open keep what they use.
 func (e *Engine) release() error {
+	e.releaseMemory()
+	errs := []error{e.log.Close()}
+	if err := e.manifest.Close(); !errors.Is(err, manifest.ErrPoisoned) {
+		errs = append(errs, err)
+	}
+	return errors.Join(append(errs, e.lock.Close())...)
+}
+
+// releaseMemory gives back what readers and the engine hold of memtables and tables.
+func (e *Engine) releaseMemory() {
 	e.closeReads()
 	e.mu.Lock()
 	handles := append(e.mu.imm[:len(e.mu.imm):len(e.mu.imm)], e.mu.mem)
@@ -95,9 +105,4 @@ func (e *Engine) release() error {
 		}
 	}
 	e.tables.close()
-	errs := []error{e.log.Close()}
-	if err := e.manifest.Close(); !errors.Is(err, manifest.ErrPoisoned) {
-		errs = append(errs, err)
-	}
-	return errors.Join(append(errs, e.lock.Close())...)
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/vfs"
+	"github.com/pairdb/pairdb/services/storage-node/internal/commitlog"
 	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
 	"github.com/pairdb/pairdb/services/storage-node/internal/memtable"
 )
@@ -19,6 +20,8 @@ const (
 	frameBatch uint8 = 1
 	// frameIngest names tables that were ingested; ingest.go.
 	frameIngest uint8 = 2
+	// frameIngestAbort takes the ingest of the frame before it back.
+	frameIngestAbort uint8 = 3
 
 	groupHeaderBytes = 8 + 4
 )
@@ -133,6 +136,9 @@ func (e *Engine) writeGroup(group []*request) error {
 
 // logError turns a failure of the log before anything was applied into that of the group.
 func (e *Engine) logError(what string, err error) error {
+	if errors.Is(err, commitlog.ErrPoisoned) {
+		return e.poison(err)
+	}
 	if errors.Is(err, vfs.ErrNoSpace) {
 		e.noteDiskFull()
 		return fmt.Errorf("%w: commit log: %s: %w", ErrDiskFull, what, err)

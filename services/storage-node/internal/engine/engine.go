@@ -12,6 +12,7 @@ import (
 	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
 	"github.com/pairdb/pairdb/services/storage-node/internal/memtable"
+	"github.com/pairdb/pairdb/services/storage-node/internal/picker"
 )
 
 // Engine is an open data directory. All methods may be called from several goroutines. The locks
@@ -50,9 +51,11 @@ type Engine struct {
 		changed      sync.Cond    // mem, imm, version or state changed
 		flushErr     error        // of the last flush; nil when it worked
 		flushing     bool
-		flushNow     bool // ignore the back-off of a failed flush
-		busy         busySet
-		manual       []*manualCompaction
+		flushNow     bool        // ignore the back-off of a failed flush
+		busy         picker.Busy // tables and spans of running plans
+		jobs         int         // running plans
+		finished     uint64      // plans that ended
+		cursors      [manifest.NumLevels][]byte
 		closing      bool
 		quarantining map[uint64]bool // marks that are being written
 	}

@@ -91,6 +91,7 @@ func (e *Engine) flushOldest(h *memHandle) error {
 		edit.Added = append(edit.Added, manifest.Added{Level: 0, Table: t})
 		bytes += int64(t.Size)
 	}
+	e.tails.staleFacts(edit.NodeMeta)
 	err = e.applyEdit(edit, func() {
 		e.mu.imm = append(e.mu.imm[:0:0], e.mu.imm[1:]...)
 		if seq := uint64(h.lastSeq()); seq > e.flushed.Load() {

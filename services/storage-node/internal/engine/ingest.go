@@ -11,7 +11,9 @@ import (
 	"github.com/pairdb/pairdb/libs/causal"
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/iterator"
+	"github.com/pairdb/pairdb/libs/record"
 	"github.com/pairdb/pairdb/libs/sstable"
+	"github.com/pairdb/pairdb/services/storage-node/internal/commitlog"
 	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
 )
 
@@ -300,7 +302,7 @@ func (in *ingest) commit() (committed bool, err error) {
 	}
 	frame := marker.encode()
 	// Room for the abort as well: it must not fail for want of space.
-	if err := e.log.Reserve(2 * (len(frame) + 64)); err != nil {
+	if err := e.log.Reserve(2*len(frame) + record.HeaderBytes); err != nil {
 		return false, e.logError("reserve", err)
 	}
 	e.leader.next = in.seq + 1
@@ -311,11 +313,12 @@ func (in *ingest) commit() (committed bool, err error) {
 	if err := e.log.SyncTo(pos); err != nil {
 		return true, e.poison(err)
 	}
-	e.noteSegment(in.seq)
+	e.tails.addIngest(in.seq, in.numbers())
 	err = e.applyEdit(in.edit(), nil, func() { in.show(pos) })
 	if err == nil || e.poisoned.Load() != nil {
 		return true, err
 	}
+	e.tails.forget(in.seq)
 	// The edit is not in the manifest and will not be: take the marker back, or recovery would
 	// repeat the edit.
 	pos, aerr := e.log.Append(frameIngestAbort, frame)
@@ -337,16 +340,25 @@ func (in *ingest) edit() manifest.Edit {
 	for _, t := range in.tables {
 		edit.Added = append(edit.Added, manifest.Added{Level: 0, Table: t})
 	}
-	in.e.keepIngested(in.seq, in.tables, edit.NodeMeta)
+	key, value := ingestFact(in.seq, in.numbers())
+	edit.NodeMeta[key] = value
 	return edit
+}
+
+func (in *ingest) numbers() []uint64 {
+	nums := make([]uint64, len(in.tables))
+	for i, t := range in.tables {
+		nums[i] = t.Num
+	}
+	return nums
 }
 
 // show makes the ingest readable, after its tables were published. e.mu is held, so that no job is
 // planned between the two.
-func (in *ingest) show(pos logPosition) {
+func (in *ingest) show(pos commitlog.Position) {
 	e := in.e
 	for _, s := range in.spans {
-		e.rows.InvalidateRange(halfOpen(s).start, halfOpen(s).end, in.seq)
+		e.rows.InvalidateRange(s.Start, append(bytes.Clone(s.End), 0), in.seq) // the end belongs to it
 		e.noteRange(manifest.Span{Start: bytes.Clone(s.Start), End: bytes.Clone(s.End), Exclusive: s.Exclusive}, in.seq)
 	}
 	e.applied.Store(uint64(in.seq))
@@ -357,4 +369,3 @@ func (in *ingest) show(pos logPosition) {
 	e.moveVisibleLocked(in.seq)
 	d.mu.Unlock()
 }
-

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 
+	"github.com/pairdb/pairdb/libs/compact"
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/sstable"
 	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
@@ -59,6 +60,7 @@ func (m ingestMarker) repeat(e *Engine) error {
 		}
 		in.tables = append(in.tables, &manifest.Table{Num: t.num, Meta: meta, Origin: manifest.OriginIngest})
 	}
+	e.tails.addIngest(m.seq, in.numbers())
 	return e.applyEdit(in.edit(), nil, nil)
 }
 
@@ -70,8 +72,7 @@ func (e *Engine) readMeta(t markedTable) (meta sstable.Meta, err error) {
 	defer open.release()
 	meta = open.Meta()
 	if meta.Digest != t.digest {
-		return meta, fmt.Errorf("%w: %s is not the table that the marker names", ErrCorrupt, tableName(t.num))
+		return meta, fmt.Errorf("%w: %s is not the table that the marker names", ErrCorrupt, compact.TableName(t.num))
 	}
 	return meta, nil
 }
-

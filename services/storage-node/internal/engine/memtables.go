@@ -94,8 +94,10 @@ func (e *Engine) waitForFlush() error {
 
 // rotate makes the active memtable immutable and a new one active, with room for need bytes. It
 // runs as the leader.
-func (e *Engine) rotate(need int) {
-	h := &memHandle{Table: e.arenas.take(e.opts.MemtableBytes, need), first: e.leader.next, segment: e.log.Segment()}
+func (e *Engine) rotate(need int) { e.rotateTo(need, e.log.Segment()) }
+
+func (e *Engine) rotateTo(need int, segment uint64) {
+	h := &memHandle{Table: e.arenas.take(e.opts.MemtableBytes, need), first: e.leader.next, segment: segment}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.mu.imm = append(e.mu.imm, e.mu.mem)

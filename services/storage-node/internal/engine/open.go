@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strconv"
 
 	"github.com/pairdb/pairdb/libs/compact"
@@ -32,9 +33,11 @@ func newEngine(dir string, o Options) *Engine {
 	e := &Engine{dir: dir, opts: o, fs: o.FS, stop: make(chan struct{}), wake: newWakeups()}
 	e.mu.changed.L = &e.mu
 	e.mu.quarantining = map[uint64]bool{}
+	e.tails.pins, e.tails.open = map[string]*tailPin{}, map[*Tail]struct{}{}
+	e.tails.ingests, e.tails.kept, e.tails.obsolete = map[ikey.Seq][]uint64{}, map[uint64]int{}, map[uint64]bool{}
 	e.blocks, e.rows = cache.NewBlocks(o.BlockCacheBytes), cache.NewRows(o.RowCacheBytes)
 	e.tables = newTableCache(o.FS, e.tableDir(), o.MaxOpenTables, e.blocks, e.quarantine)
-	e.release = func(t *memtable.Table) { e.arenas.give(t, o.MemtableBytes) }
+	e.recycle = func(t *memtable.Table) { e.arenas.give(t, o.MemtableBytes) }
 	return e
 }
 
@@ -69,6 +72,8 @@ func (e *Engine) open() (err error) {
 	if e.board, err = jobs.NewBoard(e.boardOptions()); err != nil {
 		return err
 	}
+	e.restorePins()
+	e.trimLog(e.manifest.LogFloor())
 	e.start()
 	e.stats.recoveryNanos.Store(int64(e.opts.Clock.Now().Sub(began)))
 	e.emit(Event{Kind: EventOpened, Seq: e.applied.Load(), Duration: e.opts.Clock.Now().Sub(began)})
@@ -88,6 +93,9 @@ func (e *Engine) openManifest() error {
 		return err
 	}
 	set, _, err := manifest.Open(e.fs, dir, o)
+	if errors.Is(err, manifest.ErrCorrupt) {
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	}
 	if version == 0 && errors.Is(err, manifest.ErrNoManifest) {
 		if err := e.refuseForeign(); err != nil {
 			return err
@@ -138,28 +146,44 @@ func (e *Engine) ratchetNumbers() ([]uint64, error) {
 	return nums, nil
 }
 
-// sweepTables deletes those of the files found at open that no version names: what a crash left of
-// flushes, compactions and ingests. It reports tables whose files are missing.
-func (e *Engine) sweepTables(found []uint64) {
+// sweepTables deletes those of the files found at open that no version names, and no tail may need:
+// what a crash left of flushes, compactions and ingests. Tables without a file are quarantined.
+func (e *Engine) sweepTables(found []uint64) error {
 	v := e.manifest.Current()
 	defer v.Unref()
 	there := make(map[uint64]bool, len(found))
 	for _, num := range found {
 		there[num] = true
 	}
+	missing := manifest.Edit{}
 	for _, tables := range v.Levels {
 		for _, t := range tables {
-			if !there[t.Num] && t.Num < e.oldFiles {
-				e.quarantine(t.Num, fmt.Errorf("%w: the manifest names %s, but there is no such file", ErrCorrupt, compact.TableName(t.Num)))
+			if _, ok := there[t.Num]; !ok && !t.Quarantined && len(found) > 0 && t.Num <= slices.Max(found) {
+				missing.Quarantined = append(missing.Quarantined, t.Num)
 			}
-			delete(there, t.Num)
+			there[t.Num] = false
 		}
 	}
 	for _, num := range found {
-		if there[num] {
+		if there[num] && !e.tails.keeps(num) {
 			e.removeTable(num)
 		}
 	}
+	return e.quarantineMissing(missing)
+}
+
+// quarantineMissing marks tables whose files are not there.
+func (e *Engine) quarantineMissing(edit manifest.Edit) error {
+	if len(edit.Quarantined) == 0 {
+		return nil
+	}
+	err := e.applyEdit(edit, nil, nil)
+	for _, num := range edit.Quarantined {
+		e.stats.quarantined.Add(1)
+		e.emit(Event{Kind: EventQuarantined, Table: num, Reason: compact.TableName(num),
+			Err: fmt.Errorf("%w: the manifest names %s, but there is no such file", ErrCorrupt, compact.TableName(num))})
+	}
+	return err
 }
 
 // metaSeq reads a sequence that is kept as a fact of the node.
@@ -178,7 +202,7 @@ func (e *Engine) metaSeq(key string) (ikey.Seq, error) {
 // boardOptions are the owner's, with what only the engine knows.
 func (e *Engine) boardOptions() jobs.Options {
 	o := e.opts.Jobs
-	o.FS, o.Dir, o.Rand, o.Installer = e.fs, e.dir, e.opts.Rand, e
+	o.FS, o.Dir, o.Rand, o.Installer = e.fs, e.dir, e.opts.Rand, installer{e}
 	o.Now, o.After = e.opts.Clock.Now, e.opts.Clock.After
 	o.MaxInputBytes = e.opts.MaxJobInputBytes
 	o.ReserveBytes = uint64(e.opts.ReserveBytes)
@@ -203,4 +227,3 @@ func (e *Engine) start() {
 	notify(e.wake.schedule)
 	notify(e.wake.obsolete)
 }
-

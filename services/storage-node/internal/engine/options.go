@@ -66,6 +66,9 @@ type Options struct {
 	LogSegmentBytes int64
 	// LogRecycled is 2: segments kept to be written again, instead of allocated anew.
 	LogRecycled int
+	// LogOnDemand makes log segments when they are needed, instead of ahead; for tests that count
+	// operations.
+	LogOnDemand bool
 
 	// MemtableBytes is 64 MiB: large enough that a flush makes one good table, small enough that
 	// recovery replays it within a second.

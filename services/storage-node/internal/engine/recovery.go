@@ -1,7 +1,9 @@
 package engine
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"path"
 
@@ -12,7 +14,8 @@ import (
 
 // openLog opens the commit log without reading it.
 func (e *Engine) openLog() (err error) {
-	e.log, err = commitlog.Open(e.fs, path.Join(e.dir, logDir), commitlog.Options{SegmentBytes: e.opts.LogSegmentBytes, Recycle: e.opts.LogRecycled})
+	e.log, err = commitlog.Open(e.fs, path.Join(e.dir, logDir),
+		commitlog.Options{SegmentBytes: e.opts.LogSegmentBytes, Recycle: e.opts.LogRecycled, OnDemand: e.opts.LogOnDemand})
 	return err
 }
 
@@ -24,27 +27,214 @@ func (e *Engine) recover() error {
 	if err != nil {
 		return err
 	}
-	flushed, err := e.metaSeq(metaFlushed)
-	if err != nil {
+	r := &replay{e: e}
+	if r.flushed, err = e.metaSeq(metaFlushed); err != nil {
 		return err
 	}
-	r := &replay{e: e, last: max(flushed, e.manifest.LastSeq())}
 	if r.ingested, err = e.metaSeq(metaIngested); err != nil {
 		return err
 	}
-	e.flushed.Store(uint64(flushed))
-	e.mu.mem = &memHandle{Table: e.arenas.take(e.opts.MemtableBytes, 0), first: flushed + 1, segment: e.manifest.LogFloor()}
-	e.installReadStateLocked()
-	if err := r.run(); err != nil {
-		e.closeRecovered()
+	if err := e.loadKept(); err != nil {
 		return err
+	}
+	r.last = max(r.flushed, r.ingested, e.manifest.LastSeq())
+	e.flushed.Store(uint64(r.flushed))
+	e.mu.mem = &memHandle{Table: e.arenas.take(e.opts.MemtableBytes, 0), first: r.flushed + 1, segment: e.manifest.LogFloor()}
+	e.mu.Lock()
+	e.installReadStateLocked()
+	e.mu.Unlock()
+	if err := r.run(); err != nil {
+		return errors.Join(err, e.closeRecovered())
 	}
 	e.leader.next = r.last + 1
 	e.leader.rangesFrom = r.last
 	e.applied.Store(uint64(r.last))
 	e.visible.Store(uint64(r.last))
 	e.durable.synced = r.last
-	e.durable.written = logMark{seq: r.last}
-	e.sweepTables(found)
+	e.durable.written = logMark{seq: r.last, pos: e.log.Written()}
+	if err := e.sweepTables(found); err != nil {
+		return errors.Join(err, e.closeRecovered())
+	}
 	return nil
+}
+
+// run replays, and makes durable what was replayed, before anybody may see it.
+func (r *replay) run() error {
+	e := r.e
+	progress := func(done, total int64) {
+		e.emit(Event{Kind: EventRecovery, Bytes: done, Total: total, Seq: uint64(r.last)})
+	}
+	found, err := e.log.Replay(e.manifest.LogFloor(), func(f commitlog.Frame) error {
+		if err := r.frame(f.Type, f.Payload, f.Start.Segment); err != nil {
+			return fmt.Errorf("replay %s at offset %d: %w", commitlog.FileName(f.Start.Segment), f.Start.Offset, err)
+		}
+		return nil
+	}, progress)
+	if err == nil {
+		err = r.settleMarker()
+	}
+	switch {
+	case errors.Is(err, commitlog.ErrCorrupt):
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	case errors.Is(err, commitlog.ErrUnknownFormat):
+		return fmt.Errorf("%w: %w", ErrNewerFormat, err)
+	case err != nil:
+		return err
+	}
+	if found.TornBytes > 0 {
+		e.stats.tornTails.Add(1)
+		e.stats.tornBytes.Add(uint64(found.TornBytes))
+		e.emit(Event{Kind: EventTornTail, Bytes: found.TornBytes, Reason: found.End.String()})
+	}
+	return e.log.Start()
+}
+
+// closeRecovered gives back what recover made, when Open fails after it.
+func (e *Engine) closeRecovered() error {
+	e.mu.Lock()
+	e.mu.closing = true
+	e.mu.Unlock()
+	e.background.Wait() // marks of quarantine
+	e.releaseMemory()
+	return nil
+}
+
+// replay is a pass through the commit log.
+type replay struct {
+	e        *Engine
+	flushed  ikey.Seq // changes up to it are in tables
+	ingested ikey.Seq // ingests up to it are in the manifest
+	last     ikey.Seq // the newest sequence so far, of log and manifest
+	logLast  ikey.Seq // the newest sequence of the log so far
+	// marker is an ingest whose next frame has not been seen: that may take it back.
+	marker  *ingestMarker
+	changes int
+}
+
+// frame takes one frame of the log; segment is where it stands.
+func (r *replay) frame(kind uint8, payload []byte, segment uint64) error {
+	if kind == frameIngestAbort {
+		return r.abort(payload)
+	}
+	if err := r.settleMarker(); err != nil {
+		return err
+	}
+	switch kind {
+	case frameBatch:
+		return r.batch(payload, segment)
+	case frameIngest:
+		m, err := decodeIngestMarker(payload)
+		if err != nil {
+			return err
+		}
+		r.marker = &m
+		return r.advance(m.seq, m.seq)
+	}
+	return fmt.Errorf("%w: frame of type %d: written by a newer program?", ErrNewerFormat, kind)
+}
+
+// advance notes the sequences of a frame; they only rise.
+func (r *replay) advance(first, last ikey.Seq) error {
+	if first <= r.logLast || last < first || last >= ikey.MaxSeq {
+		return fmt.Errorf("%w: sequences %d to %d after %d", ErrCorrupt, first, last, r.logLast)
+	}
+	r.logLast, r.last = last, max(r.last, last)
+	return nil
+}
+
+func (r *replay) abort(payload []byte) error {
+	m, err := decodeIngestMarker(payload)
+	if err != nil {
+		return err
+	}
+	if r.marker == nil || r.marker.seq != m.seq {
+		return fmt.Errorf("%w: an ingest at sequence %d is taken back that is not the frame before", ErrCorrupt, m.seq)
+	}
+	r.marker = nil
+	return nil
+}
+
+// settleMarker repeats an ingest that nothing took back and the manifest does not have. If changes
+// above it were flushed, the process went on without it: it was reported as failed, and must not come
+// back below what was written since.
+func (r *replay) settleMarker() error {
+	m := r.marker
+	r.marker = nil
+	if m == nil || m.seq <= r.ingested || m.seq <= r.flushed {
+		return nil
+	}
+	r.e.durable.synced = m.seq
+	return m.repeat(r.e)
+}
+
+// batch inserts the changes of a frame that are in no table.
+func (r *replay) batch(payload []byte, segment uint64) error {
+	first, count, ops, err := splitGroup(payload)
+	if err != nil {
+		return err
+	}
+	if err := r.advance(first, first+ikey.Seq(count)-1); err != nil {
+		return err
+	}
+	for seq := first; len(ops) > 0; seq++ {
+		c, rest, err := nextChange(ops)
+		if err != nil {
+			return err
+		}
+		ops = rest
+		if seq > first+ikey.Seq(count)-1 {
+			return fmt.Errorf("%w: more changes than the frame says, %d", ErrCorrupt, count)
+		}
+		if seq > r.flushed {
+			if err := r.insert(c, seq, segment); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// splitGroup decodes the head of a frameBatch.
+func splitGroup(payload []byte) (first ikey.Seq, count uint32, ops []byte, err error) {
+	if len(payload) < groupHeaderBytes {
+		return 0, 0, nil, fmt.Errorf("%w: group of %d bytes", ErrCorrupt, len(payload))
+	}
+	first = ikey.Seq(binary.LittleEndian.Uint64(payload))
+	count = binary.LittleEndian.Uint32(payload[8:])
+	if first == 0 || first >= ikey.MaxSeq || count == 0 {
+		return 0, 0, nil, fmt.Errorf("%w: group of %d changes from sequence %d", ErrCorrupt, count, first)
+	}
+	return first, count, payload[groupHeaderBytes:], nil
+}
+
+// insert adds a change to the active memtable; one that is full is flushed first.
+func (r *replay) insert(c change, seq ikey.Seq, segment uint64) error {
+	e := r.e
+	need := memtable.EntryBytes(len(c.key), len(c.value))
+	if m := e.mu.mem; m.AvailableBytes() < need || m.SizeBytes() >= e.opts.MemtableBytes {
+		if err := r.flush(need, segment); err != nil {
+			return err
+		}
+	}
+	if c.kind == ikey.KindRangeDelete {
+		if bytes.Compare(c.key, c.value) >= 0 {
+			return fmt.Errorf("%w: empty range delete at sequence %d", ErrCorrupt, seq)
+		}
+		e.mu.mem.AddRangeDelete(ikey.RangeDelete{Start: c.key, End: c.value, Seq: seq})
+	} else if !e.mu.mem.Add(ikey.Make(c.key, seq, c.kind), c.value) {
+		return fmt.Errorf("a memtable of %d bytes has no room for a change of %d", e.opts.MemtableBytes, need)
+	}
+	e.mu.mem.maxSeq.Store(uint64(seq))
+	r.changes++
+	return nil
+}
+
+// flush writes the active memtable to tables and makes a new one.
+func (r *replay) flush(need int, segment uint64) error {
+	e := r.e
+	full := e.mu.mem
+	e.durable.synced = full.lastSeq() // the tables will be; nobody reads meanwhile
+	e.leader.next = full.lastSeq() + 1
+	e.rotateTo(need, segment)
+	return e.flushOldest(full)
 }

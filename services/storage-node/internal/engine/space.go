@@ -147,6 +147,9 @@ func (e *Engine) deleteOne() (size uint64, ok bool) {
 		e.emit(Event{Kind: EventDeleteFailed, Table: t.Num, Reason: "a job still has it"})
 		return 0, true
 	}
+	if e.tails.keepObsolete(t.Num) {
+		return 0, true // a marker in the log names it
+	}
 	e.removeTable(t.Num)
 	e.stats.deletedTables.Add(1)
 	e.stats.deletedBytes.Add(t.Size)

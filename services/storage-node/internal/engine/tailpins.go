@@ -1,0 +1,426 @@
+package engine
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/services/storage-node/internal/commitlog"
+	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
+)
+
+// Facts of the node: a pin of the change feed, with the sequence it holds; and an ingest that the
+// log still has a marker of, with the numbers of its tables.
+const (
+	metaPin      = metaPrefix + "pin."
+	metaIngestAt = metaPrefix + "ingest."
+	// maxKeptIngests bounds the ingests that the log may have markers of; then the oldest log is
+	// given up.
+	maxKeptIngests = 256
+)
+
+// tailState is what followers of the change feed hold: segments of the log, and tables that ingest
+// markers in them name, even when the tree does not need them any more.
+type tailState struct {
+	mu      sync.Mutex
+	pins    map[string]*tailPin
+	open    map[*Tail]struct{}
+	ingests map[ikey.Seq][]uint64 // tables of the markers in the log
+	kept    map[uint64]int        // how many markers name a table
+	// obsolete are kept tables that the tree does not need; they go with the marker.
+	obsolete map[uint64]bool
+	// stale are facts to be removed with the next edit.
+	stale []string
+}
+
+// tailPin holds the log from a sequence on.
+type tailPin struct {
+	seq     ikey.Seq
+	release func()
+	segment uint64
+}
+
+// keeps reports whether a marker in the log names the table; then its file must stay.
+func (t *tailState) keeps(num uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.kept[num] > 0
+}
+
+// keepObsolete is keeps for a table that the tree has given up: it is deleted with the marker.
+func (t *tailState) keepObsolete(num uint64) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.kept[num] == 0 {
+		return false
+	}
+	t.obsolete[num] = true
+	return true
+}
+
+func (t *tailState) addIngest(seq ikey.Seq, tables []uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.ingests[seq] = tables
+	for _, num := range tables {
+		t.kept[num]++
+	}
+}
+
+// forget drops the ingest and returns the tables that nobody needs any more.
+func (t *tailState) forget(seq ikey.Seq) (garbage []uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, num := range t.ingests[seq] {
+		if t.kept[num]--; t.kept[num] <= 0 {
+			delete(t.kept, num)
+			if t.obsolete[num] {
+				delete(t.obsolete, num)
+				garbage = append(garbage, num)
+			}
+		}
+	}
+	delete(t.ingests, seq)
+	return garbage
+}
+
+// tablesOf returns the tables of an ingest whose marker is in the log.
+func (t *tailState) tablesOf(seq ikey.Seq) ([]uint64, bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	nums, ok := t.ingests[seq]
+	return nums, ok
+}
+
+// loadKept reads which tables are kept for markers, before any file is deleted.
+func (e *Engine) loadKept() error {
+	ingests, err := keptIngests(e.manifest.NodeMeta())
+	if err != nil {
+		return err
+	}
+	for seq, nums := range ingests {
+		for _, num := range nums {
+			e.tails.obsoleteUnless(num, e.manifest)
+		}
+		e.tails.addIngest(seq, nums)
+	}
+	return nil
+}
+
+// keptIngests returns the ingests that the log may have markers of, with their tables.
+func keptIngests(meta map[string]string) (map[ikey.Seq][]uint64, error) {
+	out := make(map[ikey.Seq][]uint64)
+	for key, value := range meta {
+		text, ok := strings.CutPrefix(key, metaIngestAt)
+		if !ok {
+			continue
+		}
+		seq, err := strconv.ParseUint(text, 10, 56)
+		if err != nil {
+			return nil, fmt.Errorf("%w: manifest: %s: %w", ErrCorrupt, key, err)
+		}
+		for _, s := range strings.Split(value, ",") {
+			num, err := strconv.ParseUint(s, 10, 64)
+			if err != nil {
+				return nil, fmt.Errorf("%w: manifest: %s: %w", ErrCorrupt, key, err)
+			}
+			out[ikey.Seq(seq)] = append(out[ikey.Seq(seq)], num)
+		}
+	}
+	return out, nil
+}
+
+// keptForTail returns the tables that stay because an ingest marker in the log names them.
+func keptForTail(meta map[string]string) (nums []uint64) {
+	ingests, err := keptIngests(meta)
+	if err != nil {
+		return nil
+	}
+	for _, tables := range ingests {
+		nums = append(nums, tables...)
+	}
+	return nums
+}
+
+// obsoleteUnless notes a kept table that is in no version.
+func (t *tailState) obsoleteUnless(num uint64, set *manifest.Set) {
+	v := set.Current()
+	defer v.Unref()
+	if found, _ := v.Find(num); found == nil {
+		t.mu.Lock()
+		t.obsolete[num] = true
+		t.mu.Unlock()
+	}
+}
+
+// ingestFact is the fact of the node that keeps the tables of an ingest.
+func ingestFact(seq ikey.Seq, tables []uint64) (key, value string) {
+	text := make([]string, len(tables))
+	for i, num := range tables {
+		text[i] = strconv.FormatUint(num, 10)
+	}
+	return metaIngestAt + strconv.FormatUint(uint64(seq), 10), strings.Join(text, ",")
+}
+
+// PinTail keeps the log from the changes of sequence from on, and the tables of ingests in it, under a
+// name, through restarts, until UnpinTail or a later PinTail of that name. ErrOutOfRange says that
+// they are gone already. A pin that holds more than Options.TailRetentionBytes breaks.
+func (e *Engine) PinTail(name string, from ikey.Seq) error {
+	if name == "" || len(name) > 128 || strings.ContainsAny(name, "\x00\n") {
+		return fmt.Errorf("%w: pin %q", ErrInvalidKey, name)
+	}
+	if err := e.writable(); err != nil {
+		return err
+	}
+	e.tails.mu.Lock()
+	_, there := e.tails.pins[name]
+	full := !there && len(e.tails.pins) >= e.opts.MaxTailPins
+	e.tails.mu.Unlock()
+	if full {
+		return fmt.Errorf("pin %q: there are %d pins already", name, e.opts.MaxTailPins)
+	}
+	pin, err := e.pinLog(from)
+	if err != nil {
+		return err
+	}
+	fact := map[string]string{metaPin + name: strconv.FormatUint(uint64(from), 10)}
+	if err := e.applyEdit(manifest.Edit{NodeMeta: fact}, nil, nil); err != nil {
+		pin.release()
+		return err
+	}
+	e.setPin(name, pin)
+	return nil
+}
+
+// UnpinTail ends a pin; it is no error if there is none.
+func (e *Engine) UnpinTail(name string) error {
+	if err := e.writable(); err != nil {
+		return err
+	}
+	err := e.applyEdit(manifest.Edit{NodeMeta: map[string]string{metaPin + name: ""}}, nil, nil)
+	if err == nil {
+		e.setPin(name, nil)
+	}
+	return err
+}
+
+func (e *Engine) setPin(name string, pin *tailPin) {
+	e.tails.mu.Lock()
+	old := e.tails.pins[name]
+	if pin != nil {
+		e.tails.pins[name] = pin
+	} else {
+		delete(e.tails.pins, name)
+	}
+	e.tails.mu.Unlock()
+	if old != nil {
+		old.release()
+	}
+}
+
+// restorePins takes the durable pins again. One whose log is gone is broken; the next flush forgets
+// it.
+func (e *Engine) restorePins() {
+	for key, value := range e.manifest.NodeMeta() {
+		name, ok := strings.CutPrefix(key, metaPin)
+		if !ok {
+			continue
+		}
+		seq, err := strconv.ParseUint(value, 10, 56)
+		if err == nil {
+			var pin *tailPin
+			if pin, err = e.pinLog(ikey.Seq(seq)); err == nil {
+				e.setPin(name, pin)
+				continue
+			}
+		}
+		e.pinBroken(name, err)
+	}
+}
+
+func (e *Engine) pinBroken(name string, err error) {
+	e.tails.mu.Lock()
+	e.tails.stale = append(e.tails.stale, metaPin+name)
+	e.tails.mu.Unlock()
+	e.emit(Event{Kind: EventPinBroken, Reason: name, Err: err})
+}
+
+// pinLog pins the segment that holds the first change at or above a sequence.
+func (e *Engine) pinLog(from ikey.Seq) (*tailPin, error) {
+	for range 8 { // a segment may be trimmed between the look and the pin
+		segment, err := e.segmentOf(from)
+		if err != nil {
+			return nil, err
+		}
+		if segment == 0 {
+			return &tailPin{seq: from, release: func() {}}, nil
+		}
+		release, err := e.log.Pin(segment)
+		if err == nil {
+			return &tailPin{seq: from, segment: segment, release: release}, nil
+		}
+		if !errors.Is(err, commitlog.ErrTrimmed) {
+			return nil, err
+		}
+	}
+	return nil, ErrOutOfRange
+}
+
+// segmentOf returns the newest segment that begins at or below a sequence, 0 for an empty log. The log
+// knows every change above what the manifest says was lost with trimming: none, if the first segment
+// begins at or below from.
+func (e *Engine) segmentOf(from ikey.Seq) (uint64, error) {
+	segments := e.log.Segments()
+	for i := len(segments) - 1; i >= 0; i-- {
+		first, ok, err := e.firstSeq(segments[i].Number)
+		if err != nil {
+			return 0, err
+		}
+		if ok && first <= from {
+			return segments[i].Number, nil
+		}
+	}
+	if len(segments) == 0 || from > ikey.Seq(e.flushed.Load()) || segments[0].Number == 1 {
+		// Nothing below the first segment counts: it was the first ever, or from is behind all that
+		// was trimmed.
+		if len(segments) == 0 {
+			if from <= ikey.Seq(e.applied.Load()) {
+				return 0, fmt.Errorf("%w: the log begins behind sequence %d", ErrOutOfRange, e.applied.Load())
+			}
+			return 0, nil
+		}
+		return segments[0].Number, nil
+	}
+	return 0, fmt.Errorf("%w: the log does not reach back to sequence %d", ErrOutOfRange, from)
+}
+
+// firstSeq returns the sequence of the first change in a segment; false if it has no frame yet.
+func (e *Engine) firstSeq(segment uint64) (ikey.Seq, bool, error) {
+	r, err := e.log.NewReader(commitlog.Position{Segment: segment})
+	if errors.Is(err, commitlog.ErrTrimmed) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	f, err := r.Next(commitlog.Position{Segment: segment, Offset: 1 << 62})
+	if cerr := r.Close(); cerr != nil && err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return 0, false, ignoreEOF(err)
+	}
+	if len(f.Payload) < groupHeaderBytes {
+		return 0, false, errOps
+	}
+	return frameSeq(f.Payload), true, nil
+}
+
+// trimLog gives up log segments below floor, but for what followers hold, as far as the retention
+// allows; and what was kept for markers in the segments that are gone.
+func (e *Engine) trimLog(floor uint64) {
+	if e.closed.Load() {
+		return
+	}
+	e.breakPins(floor)
+	if err := e.log.Trim(floor); err != nil {
+		if !errors.Is(err, commitlog.ErrClosed) {
+			e.emit(Event{Kind: EventDeleteFailed, Err: err, Reason: "commit log"})
+		}
+		return
+	}
+	e.forgetMarkers()
+}
+
+// breakPins ends the pins and tails that hold more log below floor than the retention allows.
+func (e *Engine) breakPins(floor uint64) {
+	cut, bytes := uint64(0), int64(0) // segments up to cut are given up
+	segments := e.log.Segments()
+	for _, s := range slices.Backward(segments) {
+		if s.Number >= floor {
+			continue
+		}
+		if bytes += s.Bytes; bytes > e.opts.TailRetentionBytes {
+			cut = s.Number
+			break
+		}
+	}
+	e.tails.mu.Lock()
+	if len(e.tails.ingests) > maxKeptIngests && len(segments) > 1 {
+		cut = max(cut, segments[len(segments)-2].Number)
+	}
+	var broken []string
+	for name, p := range e.tails.pins {
+		if p.segment != 0 && p.segment <= cut {
+			broken = append(broken, name)
+		}
+	}
+	tails := make([]*Tail, 0, len(e.tails.open))
+	for t := range e.tails.open {
+		tails = append(tails, t)
+	}
+	e.tails.mu.Unlock()
+	for _, name := range broken {
+		e.setPin(name, nil)
+		e.pinBroken(name, fmt.Errorf("%w: it held more than %d bytes of log", ErrOutOfRange, e.opts.TailRetentionBytes))
+	}
+	for _, t := range tails {
+		t.breakBelow(cut)
+	}
+}
+
+// forgetMarkers forgets the ingests whose markers are in no segment any more.
+func (e *Engine) forgetMarkers() {
+	e.tails.mu.Lock()
+	n := len(e.tails.ingests)
+	e.tails.mu.Unlock()
+	segments := e.log.Segments()
+	if n == 0 || len(segments) == 0 {
+		return
+	}
+	first, ok, err := e.firstSeq(segments[0].Number)
+	if err != nil || !ok {
+		return // the next flush tries again
+	}
+	e.tails.mu.Lock()
+	var old []ikey.Seq
+	for seq := range e.tails.ingests {
+		if seq < first {
+			old = append(old, seq)
+		}
+	}
+	e.tails.mu.Unlock()
+	if len(old) == 0 {
+		return
+	}
+	// The facts go first: they say that the files must be there.
+	edit := manifest.Edit{NodeMeta: map[string]string{}}
+	for _, seq := range old {
+		key, _ := ingestFact(seq, nil)
+		edit.NodeMeta[key] = ""
+	}
+	if e.applyEdit(edit, nil, nil) != nil {
+		return
+	}
+	for _, seq := range old {
+		for _, num := range e.tails.forget(seq) {
+			e.removeTable(num)
+		}
+	}
+}
+
+// staleFacts returns facts to remove with an edit that is about to be made.
+func (t *tailState) staleFacts(meta map[string]string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, key := range t.stale {
+		if _, again := t.pins[strings.TrimPrefix(key, metaPin)]; !again {
+			meta[key] = ""
+		}
+	}
+	t.stale = nil
+}
