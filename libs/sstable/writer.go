@@ -25,7 +25,8 @@ type WriterOptions struct {
 	// none.
 	FilterBitsPerKey int
 	// IndexPartitionBytes is how large the index may be before it is cut into partitions, of which
-	// a reader keeps only the index resident. 0 means 64 KiB: about 2,000 blocks.
+	// a reader keeps only the index resident. 0 means 16 KiB, about 500 blocks: what a read that
+	// finds nothing in the cache has to fetch beside its block.
 	IndexPartitionBytes int
 	// Inspect reports whether a value becomes collectible some day (a tombstone, an expiry) and at
 	// which time; it feeds Meta.Tombstones and Meta.OldestCollectible. May be nil.
@@ -36,7 +37,7 @@ const (
 	// DefaultBlockBytes is 4 KiB: what one point read has to fetch, check and unpack.
 	DefaultBlockBytes = 4 << 10
 
-	defaultPartitionBytes = 64 << 10
+	defaultPartitionBytes = 16 << 10
 	// writeBufferBytes: a table of 64 MiB takes 256 writes.
 	writeBufferBytes = 256 << 10
 )

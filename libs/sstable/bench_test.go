@@ -1,0 +1,150 @@
+package sstable
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/libs/sstable/filter"
+)
+
+// A point read that allocates is paid for by the garbage collector under load.
+func TestCachedPointReadAllocatesNothing(t *testing.T) {
+	es := numbered(5000, 100)
+	for _, partition := range []int{0, 2000} {
+		fs, _ := build(t, WriterOptions{Compression: S2, FilterBitsPerKey: 10, IndexPartitionBytes: partition}, es, nil)
+		r := reopen(t, fs, ReaderOptions{Cache: mapCache{}})
+		i := 0
+		get := func() {
+			e := es[i%len(es)]
+			i += 7
+			if !r.MayContain(filter.Hash(e.k.User)) {
+				t.Fatal("filter denies a key")
+			}
+			if _, _, ok, err := r.Get(e.k.User, ikey.MaxSeq); !ok || err != nil {
+				t.Fatal(ok, err)
+			}
+		}
+		for range es {
+			get() // fill the cache
+		}
+		require.Zero(t, testing.AllocsPerRun(1000, get))
+		require.NoError(t, r.Close())
+	}
+}
+
+var benchTables = map[string]WriterOptions{
+	"none": {FilterBitsPerKey: 10},
+	"s2":   {FilterBitsPerKey: 10, Compression: S2},
+	"zstd": {FilterBitsPerKey: 10, Compression: Zstd},
+}
+
+func benchReader(b *testing.B, o WriterOptions, valueBytes int, cache BlockCache) (*Reader, []entry) {
+	es := numbered(20000, valueBytes)
+	fs, _ := build(b, o, es, nil)
+	r := reopen(b, fs, ReaderOptions{Cache: cache})
+	b.Cleanup(func() { require.NoError(b, r.Close()) })
+	return r, es
+}
+
+func BenchmarkGetCached(b *testing.B) {
+	for _, size := range []int{100, 1000} {
+		b.Run(fmt.Sprintf("value=%d", size), func(b *testing.B) {
+			r, es := benchReader(b, WriterOptions{FilterBitsPerKey: 10}, size, mapCache{})
+			rng := rand.New(rand.NewPCG(1, 1))
+			for _, e := range es {
+				_, _, _, _ = r.Get(e.k.User, ikey.MaxSeq)
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, _, ok, _ := r.Get(es[rng.IntN(len(es))].k.User, ikey.MaxSeq); !ok {
+					b.Fatal("not found")
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkGetFromFile(b *testing.B) {
+	for name, o := range benchTables {
+		b.Run(name, func(b *testing.B) {
+			r, es := benchReader(b, o, 1000, nil)
+			rng := rand.New(rand.NewPCG(1, 1))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, _, ok, _ := r.Get(es[rng.IntN(len(es))].k.User, ikey.MaxSeq); !ok {
+					b.Fatal("not found")
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkMiss(b *testing.B) {
+	r, _ := benchReader(b, WriterOptions{FilterBitsPerKey: 10}, 10, nil)
+	keys := make([][]byte, 1024)
+	for i := range keys {
+		keys[i] = fmt.Appendf(nil, "tenant\x00none%08d", i)
+	}
+	i := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		_ = r.MayContain(filter.Hash(keys[i&1023]))
+		i++
+	}
+}
+
+func BenchmarkScan(b *testing.B) {
+	for _, kind := range []string{"cached", "sequential-s2"} {
+		b.Run(kind, func(b *testing.B) {
+			o, cache := WriterOptions{}, BlockCache(mapCache{})
+			if kind != "cached" {
+				o, cache = WriterOptions{Compression: S2}, nil
+			}
+			r, es := benchReader(b, o, 100, cache)
+			it := r.NewIter()
+			if cache == nil {
+				it = r.NewScan(ScanOptions{})
+			}
+			b.ReportAllocs()
+			b.SetBytes(int64(len(es[0].k.User) + 100))
+			ok := it.First()
+			for b.Loop() {
+				if ok = it.Next(); !ok {
+					ok = it.First()
+				}
+			}
+			require.NoError(b, it.Close())
+		})
+	}
+}
+
+func BenchmarkSeek(b *testing.B) {
+	r, es := benchReader(b, WriterOptions{}, 100, mapCache{})
+	rng := rand.New(rand.NewPCG(1, 1))
+	it := r.NewIter()
+	b.ReportAllocs()
+	for b.Loop() {
+		if !it.SeekGE(ikey.Search(es[rng.IntN(len(es))].k.User, ikey.MaxSeq)) {
+			b.Fatal("not found")
+		}
+	}
+	require.NoError(b, it.Close())
+}
+
+func BenchmarkWrite(b *testing.B) {
+	for name, o := range benchTables {
+		b.Run(name, func(b *testing.B) {
+			es := numbered(5000, 1000)
+			b.SetBytes(5000 * 1019)
+			b.ReportAllocs()
+			for b.Loop() {
+				_, m := build(b, o, es, nil)
+				b.ReportMetric(float64(m.Size)/(5000*1019), "size/raw")
+			}
+		})
+	}
+}
