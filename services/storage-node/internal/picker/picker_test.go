@@ -27,7 +27,10 @@ func (g *golden) run(t *testing.T, d *datadriven.TestData) string {
 	case "define":
 		var err error
 		g.v, err = manifesttest.Version(d.Input)
-		g.busy, g.f, g.o = Busy{}, Facts{}, Options{}
+		g.f, g.o = Facts{}, Options{}
+		if !d.HasArg("keep-jobs") {
+			g.busy = Busy{}
+		}
 		if err != nil {
 			return "error: " + err.Error() + "\n"
 		}
@@ -81,6 +84,7 @@ func (g *golden) options(t *testing.T, d *datadriven.TestData) {
 			return n
 		}
 		switch arg.Key {
+		case "keep-jobs":
 		case "base":
 			g.o.BaseBytes = number()
 		case "table":
