@@ -100,9 +100,12 @@ func headerSum(frame []byte, position uint64) uint32 {
 	if position == 0 {
 		return sum
 	}
-	var p [8]byte
-	binary.LittleEndian.PutUint64(p[:], position)
-	return crc32.Update(sum, castagnoli, p[:])
+	// crc32.Update by hand: it would move the eight bytes to the heap for each frame.
+	sum = ^sum
+	for i := range 8 {
+		sum = castagnoli[byte(sum)^byte(position>>(8*i))] ^ sum>>8
+	}
+	return ^sum
 }
 
 // parseHeader reads the header at the start of b, which has at least HeaderBytes bytes, of a frame at

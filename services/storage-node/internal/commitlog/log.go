@@ -232,6 +232,9 @@ func (l *Log) Close() error {
 	}
 	l.syncMu.Lock()
 	defer l.syncMu.Unlock()
+	if err := l.failure.Load(); err != nil {
+		errs = append(errs, *err)
+	}
 	if s := l.current.Load(); s != nil {
 		errs = append(errs, l.finish(s), s.file.Close())
 	}
@@ -244,8 +247,8 @@ func (l *Log) Close() error {
 // finish syncs the last segment and writes its close frame. Behind a failed write the frame takes the
 // place of what was not written. syncMu is held.
 func (l *Log) finish(s *segment) error {
-	if err := l.failure.Load(); err != nil {
-		return *err
+	if l.failure.Load() != nil {
+		return nil // said by Close
 	}
 	if err := l.syncSegment(s); err != nil {
 		return err
