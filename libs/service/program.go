@@ -128,6 +128,9 @@ func (p *Program) serve(ctx context.Context) int {
 	if err := p.Run(ctx, rt); err != nil {
 		code := ExitCode(err)
 		log.Error("stopped", "error", err, "exit_code", code)
+		if logging.LogFormat == "text" {
+			return p.fail(err) // once more for people: without quotes, as the last line
+		}
 		return code
 	}
 	log.Info("stopped", "exit_code", ExitOK)

@@ -84,7 +84,7 @@ func (n *Node) watchDurability(e *engine.Engine, last uint64, now time.Time) uin
 func (n *Node) openStorage() (*storage, error) {
 	dir := n.cfg.DataDir
 	if err := n.fs.MkdirAll(dir, 0o770); err != nil {
-		return nil, fmt.Errorf("data directory (PAIRDB_DATA_DIR): %w", err)
+		return nil, service.WithExitCode(service.ExitDisk, fmt.Errorf("data directory %s (PAIRDB_DATA_DIR): %w", dir, err))
 	}
 	id, ok, err := readIdentity(n.fs, dir)
 	if err != nil {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"strings"
@@ -18,7 +19,7 @@ import (
 // Engine is the engine as operators see it.
 type Engine interface {
 	Flush(ctx context.Context) error
-	Compact(ctx context.Context, start, end []byte, progress func(done, total int64)) error
+	Compact(ctx context.Context, start, end []byte, progress func(engine.CompactProgress)) error
 	Check(ctx context.Context, o engine.CheckOptions) ([]engine.Finding, error)
 	Tables() ([]engine.TableInfo, error)
 	Metrics() engine.Metrics
@@ -84,9 +85,17 @@ func (a adminService) Compact(r *adminv1.CompactRequest, stream grpc.ServerStrea
 	if err != nil {
 		return err
 	}
+	tables, err := b.Engine.Tables()
+	if err != nil {
+		return err
+	}
+	total := overlapping(tables, start, end)
 	var p progress
+	p.set(0, total)
 	err = p.report(stream.Context(), func(ctx context.Context) error {
-		return b.Engine.Compact(ctx, start, end, p.set)
+		return b.Engine.Compact(ctx, start, end, func(c engine.CompactProgress) {
+			p.set(int64(c.Bytes), max(total, int64(c.Bytes)))
+		})
 	}, func(done, total int64) error {
 		return stream.Send(&adminv1.CompactProgress{DoneBytes: done, TotalBytes: total})
 	})
@@ -95,6 +104,18 @@ func (a adminService) Compact(r *adminv1.CompactRequest, stream grpc.ServerStrea
 	}
 	done, total := p.get()
 	return stream.Send(&adminv1.CompactProgress{DoneBytes: max(done, total), TotalBytes: max(done, total), Finished: true})
+}
+
+// overlapping sums the tables with keys in the bounds: what a compaction of them has to read at
+// least.
+func overlapping(tables []engine.TableInfo, start, end []byte) int64 {
+	var total int64
+	for _, t := range tables {
+		if bytes.Compare(t.Largest.User, start) >= 0 && (end == nil || bytes.Compare(t.Smallest.User, end) < 0) {
+			total += int64(t.Size)
+		}
+	}
+	return total
 }
 
 // compactBounds returns the engine keys that a request names; nil is no bound.

@@ -93,6 +93,12 @@ func TestCompactBoundsAreEngineKeys(t *testing.T) {
 	}
 }
 
+func tableOf(smallest, largest string, size uint64) engine.TableInfo {
+	var info engine.TableInfo
+	info.Smallest, info.Largest, info.Size = ikey.Make([]byte(smallest), 1, ikey.KindSet), ikey.Make([]byte(largest), 1, ikey.KindSet), size
+	return info
+}
+
 // A long call tells its progress and its end.
 func TestCompactAndVerifyReportProgress(t *testing.T) {
 	w := start(t)
@@ -106,6 +112,9 @@ func TestCompactAndVerifyReportProgress(t *testing.T) {
 			return ctx.Err()
 		}
 	}
+	w.engine.tables = []engine.TableInfo{
+		tableOf("t\x00a", "t\x00b", 100), tableOf("t\x00c", "u\x00a", 1000), tableOf("u\x00b", "u\x00c", 5000),
+	}
 	w.engine.found = []engine.Finding{{File: "sst/000012.sst", Problem: "bad checksum"}}
 	compact, err := w.admin.Compact(t.Context(), &adminv1.CompactRequest{Tenant: "t"})
 	require.NoError(t, err)
@@ -118,7 +127,8 @@ func TestCompactAndVerifyReportProgress(t *testing.T) {
 		half, err = compact.Recv()
 		require.NoError(t, err)
 	}
-	require.EqualValues(t, 100, half.GetDoneBytes())
+	require.EqualValues(t, 1100, half.GetDoneBytes())
+	require.EqualValues(t, 1100, half.GetTotalBytes())
 	_, err = compact.Recv()
 	require.ErrorIs(t, err, io.EOF)
 

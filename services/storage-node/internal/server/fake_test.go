@@ -142,10 +142,10 @@ func (it *fakeIter) Close() error  { return nil }
 
 func (f *fakeEngine) Flush(context.Context) error { return f.enter() }
 
-func (f *fakeEngine) Compact(ctx context.Context, start, end []byte, progress func(done, total int64)) error {
+func (f *fakeEngine) Compact(ctx context.Context, start, end []byte, progress func(engine.CompactProgress)) error {
 	f.set(func(f *fakeEngine) { f.ranges = append(f.ranges, [2][]byte{start, end}) })
 	if f.work != nil {
-		return f.work(ctx, progress)
+		return f.work(ctx, func(done, _ int64) { progress(engine.CompactProgress{Bytes: uint64(done)}) })
 	}
 	return f.enter()
 }
