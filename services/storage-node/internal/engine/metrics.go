@@ -43,6 +43,7 @@ type Metrics struct {
 
 	// Memtables.
 	MemtableBytes   int64
+	MemtableEntries int64
 	Immutables      int
 	ImmutableBytes  int64
 	Rotations       uint64
@@ -102,6 +103,8 @@ func (e *Engine) Metrics() Metrics {
 	if p := e.pressure.Load(); p != nil {
 		m.Pressure, m.DebtBytes = *p, p.DebtBytes
 	}
+	log := e.log.Metrics()
+	m.LogSegments, m.LogLiveBytes, m.LogRetainedFrom = int(log.LiveSegments), log.LiveBytes, log.OldestSegment
 	e.memoryMetrics(&m)
 	e.treeMetrics(&m)
 	e.diskMetrics(&m)
@@ -115,7 +118,7 @@ func (e *Engine) memoryMetrics(m *Metrics) {
 	e.commit.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	m.MemtableBytes = int64(e.mu.mem.SizeBytes())
+	m.MemtableBytes, m.MemtableEntries = int64(e.mu.mem.SizeBytes()), int64(e.mu.mem.Entries())
 	m.Immutables = len(e.mu.imm)
 	for _, h := range e.mu.imm {
 		m.ImmutableBytes += int64(h.SizeBytes())

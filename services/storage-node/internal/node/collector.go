@@ -72,6 +72,7 @@ var engineNumbers = []struct {
 	value      func(*engine.Metrics) float64
 }{
 	{"memtable_size_bytes", "Bytes in the memtable that takes writes.", gauge, func(m *engine.Metrics) float64 { return float64(m.MemtableBytes) }},
+	{"memtable_entries_total", "Entries in the memtable that takes writes.", gauge, func(m *engine.Metrics) float64 { return float64(m.MemtableEntries) }},
 	{"memtable_immutable_count", "Memtables that wait for their flush.", gauge, func(m *engine.Metrics) float64 { return float64(m.Immutables) }},
 	{"memtable_immutable_size_bytes", "Bytes in memtables that wait for their flush.", gauge, func(m *engine.Metrics) float64 { return float64(m.ImmutableBytes) }},
 	{"memtable_flushes_total", "Memtables that became tables.", counter, func(m *engine.Metrics) float64 { return float64(m.Flushes) }},
