@@ -87,17 +87,34 @@ func (r *Reader) Next(limit Position) (Frame, error) {
 // extent returns up to where the segment may be read, and the number of the one that follows if the
 // limit is behind this one.
 func (r *Reader) extent(limit Position) (end int64, following uint64) {
-	switch {
-	case limit.Segment < r.number:
+	if limit.Segment < r.number {
 		return 0, 0
-	case limit.Segment == r.number:
-		return limit.Offset, 0
 	}
-	segments := r.log.Segments()
-	for i, s := range segments {
-		if s.Number == r.number && i+1 < len(segments) {
-			return s.Bytes, segments[i+1].Number
+	end, following = r.log.extent(r.number)
+	if limit.Segment == r.number {
+		return min(end, limit.Offset), 0
+	}
+	return end, following
+}
+
+// extent returns the end of a live segment, and the number of the one behind it; 0: none.
+func (l *Log) extent(number uint64) (end int64, following uint64) {
+	if s := l.current.Load(); s != nil && s.number == number {
+		return s.written.Load(), 0
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, s := range l.segments {
+		if s.Number != number {
+			continue
 		}
+		if i+1 < len(l.segments) {
+			return s.Bytes, l.segments[i+1].Number
+		}
+		if c := l.current.Load(); c != nil && c.number == number { // it was published meanwhile
+			return c.written.Load(), 0
+		}
+		return s.Bytes, 0
 	}
 	return 0, 0
 }
