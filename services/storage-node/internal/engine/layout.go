@@ -28,6 +28,33 @@ const (
 	FormatVersion = 1
 )
 
+// makeDataDir makes dir and the parents that are missing, durably: a store whose own name is lost in
+// a power cut is lost with all that was synced in it. Until there is a FORMAT, the name may be from
+// an attempt that ended before it was durable.
+func makeDataDir(fsys vfs.FS, dir string) error {
+	if _, err := fsys.Stat(path.Join(dir, formatName)); err == nil {
+		return nil
+	}
+	made := []string{path.Clean(dir)}
+	for d := path.Dir(made[0]); d != "." && d != "/"; d = path.Dir(d) {
+		if _, err := fsys.Stat(d); err == nil {
+			break
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		made = append(made, d)
+	}
+	if err := fsys.MkdirAll(dir, dirPerm); err != nil {
+		return err
+	}
+	for _, d := range made {
+		if err := vfs.SyncDir(fsys, path.Dir(d)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // makeDirs makes the directories of the engine, durably. The job board makes staging.
 func makeDirs(fsys vfs.FS, dir string) error {
 	for _, name := range []string{compact.TableDir, logDir, snapshotDir} {

@@ -3,7 +3,6 @@ package engine
 import (
 	"bytes"
 	"context"
-	"errors"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -109,7 +108,8 @@ type world struct {
 	t      *testing.T
 	o      metaOption
 	rng    *rand.Rand
-	fs     *crashfs.FS
+	disk   *crashfs.FS
+	fs     *countFS // over disk
 	e      *Engine
 	worker *externalWorker
 	m      *model
@@ -140,7 +140,13 @@ type openIter struct {
 const metaDir = "db"
 
 func newWorld(t *testing.T, o metaOption, rng *rand.Rand) *world {
-	return &world{t: t, o: o, rng: rng, fs: crashfs.New(), m: newModel(), counts: metaCounts{}}
+	w := &world{t: t, o: o, rng: rng, m: newModel(), counts: metaCounts{}}
+	w.mount(crashfs.New())
+	return w
+}
+
+func (w *world) mount(disk *crashfs.FS) {
+	w.disk, w.fs = disk, &countFS{FS: disk}
 }
 
 func (w *world) open() {
@@ -168,6 +174,7 @@ func (w *world) close() {
 	}
 	require.NoError(w.t, w.e.Close())
 	requireNothingPinned(w.t, w.e)
+	require.Zero(w.t, w.fs.open.Load(), "files that were left open")
 }
 
 // run does n operations and looks at everything at the end.
@@ -179,7 +186,6 @@ func (w *world) run(n int) {
 	w.compareAll()
 	w.check()
 	w.close()
-	require.Zero(w.t, w.fs.OpenFiles(), "files that were left open")
 	findings, err := CheckDir(context.Background(), metaDir, w.fs, CheckOptions{})
 	require.NoError(w.t, err)
 	require.Empty(w.t, findings)
@@ -231,118 +237,6 @@ func (w *world) step() {
 
 func (w *world) count(name string) { w.counts[name]++ }
 
-// key returns one of a few hundred keys of three tenants, whose names and user keys are such that
-// joining them without the separator would collide.
-func (w *world) key() string {
-	tenants := [...]string{"t", "t1", "t11"}
-	return tenants[w.rng.IntN(3)] + "\x00" + strconv.Itoa(w.rng.IntN(w.o.keys))
-}
-
-func (w *world) record() []byte {
-	size := w.rng.IntN(100)
-	switch w.rng.IntN(40) {
-	case 0:
-		size = w.rng.IntN(w.o.largeValue)
-	case 1:
-		size = 0
-	}
-	return randomRecord(w.rng, size)
-}
-
-func (w *world) randomOp(kind ikey.Kind) op {
-	o := op{kind: kind, key: w.key()}
-	if kind != ikey.KindDelete {
-		o.record = w.record()
-	}
-	return o
-}
-
-func (w *world) randomRange() op {
-	a, b := w.key(), w.key()
-	if w.rng.IntN(4) > 0 { // most ranges are short
-		b = a + string(rune('0'+w.rng.IntN(10)))
-	}
-	if a > b {
-		a, b = b, a
-	}
-	if a == b {
-		b += "\x00"
-	}
-	return op{kind: ikey.KindRangeDelete, key: a, end: b}
-}
-
-func addTo(b *Batch, o op) {
-	switch o.kind {
-	case ikey.KindSet:
-		b.Set([]byte(o.key), o.record)
-	case ikey.KindMerge:
-		b.Merge([]byte(o.key), o.record)
-	case ikey.KindDelete:
-		b.Delete([]byte(o.key))
-	case ikey.KindRangeDelete:
-		b.DeleteRange([]byte(o.key), []byte(o.end))
-	}
-}
-
-func (w *world) write(name string, ops ...op) {
-	w.count(name)
-	w.batch.Reset()
-	for _, o := range ops {
-		addTo(&w.batch, o)
-	}
-	w.commit(ops)
-}
-
-func (w *world) writeBatch() {
-	ops := make([]op, 1+w.rng.IntN(20))
-	for i := range ops {
-		switch w.rng.IntN(12) {
-		case 0:
-			ops[i] = w.randomRange()
-		case 1, 2:
-			ops[i] = w.randomOp(ikey.KindDelete)
-		case 3, 4, 5:
-			ops[i] = w.randomOp(ikey.KindMerge)
-		default:
-			ops[i] = w.randomOp(ikey.KindSet)
-		}
-	}
-	w.write("batch", ops...)
-}
-
-// commit applies w.batch, sometimes in two steps, and tells the model.
-func (w *world) commit(ops []op) {
-	mode := SyncMode(w.rng.IntN(4))
-	var err error
-	if w.rng.IntN(8) == 0 {
-		var p Pending
-		if p, err = w.e.Submit(&w.batch); err == nil && w.rng.IntN(2) == 0 {
-			w.m.apply(ops, w.e.AppliedSeq())
-			w.checkLatest(ops)
-			require.NoError(w.t, p.Wait())
-			w.durable = w.m.last()
-			return
-		}
-		if err == nil && w.o.sync == SyncGroup {
-			err = p.Wait()
-			mode = SyncGroup
-		}
-	} else {
-		if w.o.sync == SyncGroup {
-			mode = SyncGroup // so that Get must see it
-		}
-		err = w.e.Apply(&w.batch, mode)
-	}
-	require.NoError(w.t, err)
-	w.m.apply(ops, w.e.AppliedSeq())
-	if mode == SyncGroup || mode == SyncDefault && w.o.sync == SyncGroup {
-		w.durable = w.m.last()
-	}
-	if n := len(w.m.marks); n > 2_000 {
-		w.trimModel()
-	}
-}
-
 // trimModel keeps the model small: what neither a crash nor a snapshot can ask for again is dropped.
 func (w *world) trimModel() {
 	var keep []ikey.Seq
@@ -353,15 +247,6 @@ func (w *world) trimModel() {
 		keep = append(keep, it.at)
 	}
 	w.m.trim(keep, w.durable)
-}
-
-// checkLatest looks with GetLatest at what was just written, durable or not.
-func (w *world) checkLatest(ops []op) {
-	for _, o := range ops {
-		value, found, _, err := w.e.GetLatest([]byte(o.key), nil)
-		require.NoError(w.t, err)
-		w.equal(o.key, w.m.get(o.key, ikey.MaxSeq), value, found)
-	}
 }
 
 func (w *world) equal(key string, want, got []byte, found bool) {
@@ -380,41 +265,6 @@ func (w *world) tables() string {
 		fmt.Fprintf(&b, "L%d %06d [%s-%s] seq %d-%d ranges %d\n", t.Level, t.Num, t.Smallest, t.Largest, t.MinSeq, t.MaxSeq, t.RangeDeletes)
 	}
 	return b.String()
-}
-
-// conditional does what a client's write does: read, decide, set unless something came between.
-func (w *world) conditional() {
-	w.count("conditional set")
-	o := w.randomOp(ikey.KindSet)
-	old, found, at, err := w.e.GetLatest([]byte(o.key), nil)
-	require.NoError(w.t, err)
-	w.equal(o.key, w.m.get(o.key, ikey.MaxSeq), old, found)
-	if found {
-		o.record = join(o.record, old)
-	}
-	overtake := w.rng.IntN(3) == 0
-	if overtake {
-		between := op{kind: ikey.KindMerge, key: o.key, record: w.record()}
-		if w.rng.IntN(3) == 0 {
-			between = op{kind: ikey.KindRangeDelete, key: o.key, end: o.key + "\x00"}
-		}
-		w.write("merge", between)
-	}
-	w.batch.Reset()
-	w.batch.SetIfUnchanged([]byte(o.key), o.record, at)
-	if overtake {
-		require.ErrorIs(w.t, w.e.Apply(&w.batch, SyncGroup), ErrConflict)
-		w.count("~conflicts")
-		return
-	}
-	err = w.e.Apply(&w.batch, SyncGroup)
-	if errors.Is(err, ErrConflict) {
-		w.count("~false conflicts") // allowed: the engine may forget how old a change is
-		return
-	}
-	require.NoError(w.t, err)
-	w.m.apply([]op{o}, w.e.AppliedSeq())
-	w.durable = w.m.last()
 }
 
 func (w *world) get() {
@@ -473,9 +323,9 @@ func (w *world) crash() {
 	w.count("crash")
 	modes := crashfs.Modes()
 	mode := modes[w.rng.IntN(len(modes))]
-	image := w.fs.CrashImage(mode, w.rng)
+	image := w.disk.CrashImage(mode, w.rng)
 	w.close()
-	w.fs = image
+	w.mount(image)
 	w.open()
 	w.settle(mode)
 	w.durable = w.m.last()
@@ -494,7 +344,13 @@ func (w *world) settle(mode crashfs.Mode) {
 			return
 		}
 	}
-	w.t.Fatalf("crash (%v): the content is that of no moment since the last durable write %d (last %d)", mode, w.durable, w.m.last())
+	for _, k := range w.m.sorted {
+		if want := w.m.get(k, w.m.last()); got[k] != string(want) {
+			w.t.Logf("key %q is %x, at the end it was %x; states %v", k, got[k], want, w.m.keys[k])
+		}
+	}
+	w.t.Fatalf("crash (%v): the content is that of no moment since the last durable write %d (last %d); recovered to %d\n%s",
+		mode, w.durable, w.m.last(), w.e.AppliedSeq(), w.tables())
 }
 
 func (w *world) contents(e *Engine) map[string]string {

@@ -45,7 +45,7 @@ func newEngine(dir string, o Options) *Engine {
 // closed in reverse.
 func (e *Engine) open() (err error) {
 	began := e.opts.Clock.Now()
-	if err := e.fs.MkdirAll(e.dir, dirPerm); err != nil {
+	if err := makeDataDir(e.fs, e.dir); err != nil {
 		return err
 	}
 	if e.lock, err = e.fs.Lock(path.Join(e.dir, lockName)); err != nil {
