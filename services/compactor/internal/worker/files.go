@@ -78,7 +78,9 @@ func (f *file) ReadAt(p []byte, off int64) (int, error) {
 func (f *file) Close() error {
 	f.once.Do(func() {
 		if f.input {
-			f.DontNeed(0, 0) // to the end
+			f.mu.Lock()
+			f.DontNeed(0, f.end)
+			f.mu.Unlock()
 		}
 		f.err = f.File.Close()
 	})

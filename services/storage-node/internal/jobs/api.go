@@ -291,7 +291,9 @@ type Options struct {
 	MaxInputBytes int64
 	// MaxOutputs is 64 files a job.
 	MaxOutputs int
-	// ReserveBytes is the free space that no lease may touch. Default 0.
+	// ReserveBytes is the free space below which the engine refuses writes, kept for merges that
+	// make room: merges may use all of it but a quarter, which the log and the manifest need.
+	// Default 0.
 	ReserveBytes uint64
 	// VerifyProbability is how often outputs are read again in full before they are installed:
 	// 0 never, 1 always.

@@ -386,7 +386,7 @@ func TestShutdownAndNoSpaceCostNoAttempt(t *testing.T) {
 
 func TestLeaseKeepsHeadroom(t *testing.T) {
 	// A merge that fills the disk stops the writes that it was meant to help.
-	inBubble(t, func(o *Options) { o.ReserveBytes = 1 << 20 }, func(f *fixture) {
+	inBubble(t, func(o *Options) { o.ReserveBytes = 4 << 20 }, func(f *fixture) {
 		a, b := f.e.somePlan("a"), f.e.somePlan("b")
 		need := uint64(a.Job.Inputs[0].Size+a.Job.Inputs[1].Size) * 11 / 10
 		f.offer(a)

@@ -122,7 +122,7 @@ func (b *Board) reserve(w Worker, id workerID, usage vfs.Usage) *job {
 			continue
 		}
 		n := uint64(j.bytes) + uint64(j.bytes)/10
-		if promised := b.o.ReserveBytes + b.reserved; promised > usage.FreeBytes || n > usage.FreeBytes-promised {
+		if promised := b.o.ReserveBytes/4 + b.reserved; promised > usage.FreeBytes || n > usage.FreeBytes-promised {
 			b.refuseHeadroomLocked(j, n, usage)
 			continue
 		}
@@ -144,7 +144,7 @@ func (b *Board) refuseHeadroomLocked(j *job, need uint64, usage vfs.Usage) {
 	j.blocked = true
 	b.totals.HeadroomRefusals++
 	b.eventLocked(EventNoSpace, j, fmt.Sprintf("%d bytes of headroom wanted, %d free, %d promised, %d in reserve",
-		need, usage.FreeBytes, b.reserved, b.o.ReserveBytes))
+		need, usage.FreeBytes, b.reserved, b.o.ReserveBytes/4))
 }
 
 func before(a, b *job) bool {
