@@ -3,6 +3,7 @@ package manifest_test
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -240,6 +241,48 @@ func TestFullDiskIsSurvived(t *testing.T) {
 	s, _, err = manifest.Open(fsys, dir, smallFiles)
 	require.NoError(t, err)
 	requireState(t, s, 8, 8)
+	require.NoError(t, s.Close())
+}
+
+// lateFull is a file system whose writes arrive whole and then report a full disk, while it is set.
+type lateFull struct {
+	vfs.FS
+	full bool
+}
+
+type lateFullFile struct {
+	vfs.File
+	fs *lateFull
+}
+
+func (l *lateFull) Create(name string, perm fs.FileMode) (vfs.File, error) {
+	f, err := l.FS.Create(name, perm)
+	return lateFullFile{f, l}, err
+}
+
+func (f lateFullFile) WriteAt(b []byte, off int64) (int, error) {
+	n, err := f.File.WriteAt(b, off)
+	if err == nil && f.fs.full {
+		return n - 1, vfs.ErrNoSpace
+	}
+	return n, err
+}
+
+// The danger: an edit that was refused for want of space is there after a restart, and names tables
+// that were deleted because it was refused.
+func TestRefusedEditIsGoneAfterRestart(t *testing.T) {
+	fsys := &lateFull{FS: vfs.NewMem()}
+	require.NoError(t, fsys.MkdirAll("/data", 0o770))
+	s, err := manifest.Create(fsys, dir, manifest.Options{})
+	require.NoError(t, err)
+	require.NoError(t, s.Apply(edit(t, 1)))
+	fsys.full = true
+	require.ErrorIs(t, s.Apply(edit(t, 2)), vfs.ErrNoSpace)
+	fsys.full = false
+	// The process dies here.
+	s, _, err = manifest.Open(fsys, dir, manifest.Options{})
+	require.NoError(t, err)
+	requireState(t, s, 1, 1)
 	require.NoError(t, s.Close())
 }
 

@@ -109,8 +109,8 @@ func writeMarker(fsys vfs.FS, dir string, m marker) error {
 	return vfs.SyncDir(fsys, dir)
 }
 
-// removeStale removes the markers and files that m has replaced. They are harmless, so a failure
-// only leaves them for the next time; it is reported for a test to see.
+// removeStale removes the markers and files that m has replaced. They are harmless: m is durable and has
+// the highest count, so it does not matter which of these removals a crash takes back.
 func removeStale(fsys vfs.FS, dir string, l listing, m marker) error {
 	var first error
 	remove := func(name string) {
@@ -125,9 +125,6 @@ func removeStale(fsys vfs.FS, dir string, l listing, m marker) error {
 	}
 	if first != nil {
 		return first // a file may still be named by a marker
-	}
-	if err := vfs.SyncDir(fsys, dir); err != nil {
-		return err
 	}
 	for _, n := range l.files {
 		if n != m.file {
