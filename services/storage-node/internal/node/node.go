@@ -9,7 +9,6 @@ import (
 	"net"
 	"runtime/debug"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -42,12 +41,13 @@ type Node struct {
 	tcp net.Listener
 	ops *service.Ops
 
-	storage  atomic.Pointer[storage] // nil until the engine is open
-	openDone chan struct{}           // closed when the open has ended, well or not
-	opened   chan struct{}           // closed when storage is there
-	stop     chan struct{}           // closed when the engine has to close
-	once     sync.Once               // closes stop
-	failed   chan error              // why the engine can't go on; capacity 1
+	mu       sync.RWMutex  // held to read storage by those who may come while the engine closes
+	storage  *storage      // guarded by mu; nil until the engine is open and when it closes
+	openDone chan struct{} // closed when the open has ended, well or not
+	opened   chan struct{} // closed when storage is there
+	stop     chan struct{} // closed when the engine has to close
+	once     sync.Once     // closes stop
+	failed   chan error    // why the engine can't go on; capacity 1
 }
 
 // New makes a node and listens for requests and probes. Nothing is served before Run.
@@ -66,7 +66,7 @@ func New(cfg *config.Config, rt *service.Runtime, fsys vfs.FS) (*Node, error) {
 	rt.Metrics.MustRegister(n.request.collectors...)
 	rt.Metrics.MustRegister(n.events.collectors()...)
 	n.server = server.New(server.Node{ID: cfg.NodeID, Version: rt.Build.Version, Started: time.Now(), State: n.state.get})
-	n.grpc = n.server.GRPC(n.serverOptions(), n.health)
+	n.grpc = n.server.GRPC(n.serverOptions(), n.health, grpc.WaitForHandlers(true))
 	storagev1.RegisterStorageServiceServer(n.grpc, n.server.Storage())
 	adminv1.RegisterAdminServiceServer(n.grpc, n.server.Admin())
 	var err error
@@ -99,11 +99,20 @@ func (n *Node) OpsAddr() string { return n.ops.Addr() }
 
 // metrics returns the engine's numbers while it is open.
 func (n *Node) metrics() (engine.Metrics, bool) {
-	s := n.storage.Load()
-	if s == nil {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if n.storage == nil {
 		return engine.Metrics{}, false
 	}
-	return s.engine.Metrics(), true
+	return n.storage.engine.Metrics(), true
+}
+
+// setStorage replaces the storage and returns the old one.
+func (n *Node) setStorage(s *storage) (old *storage) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	old, n.storage = n.storage, s
+	return old
 }
 
 // Run serves until ctx ends, or until the engine can't go on. The stages stop in the order in which

@@ -14,6 +14,7 @@ import (
 	compactionv1 "github.com/pairdb/pairdb/proto/pairdb/compaction/v1"
 	nodev1 "github.com/pairdb/pairdb/proto/pairdb/node/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
+	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/server"
 )
 
@@ -31,11 +32,17 @@ func (n *Node) socketStage(limit time.Duration) service.Stage {
 			case <-stop:
 				return nil
 			}
+			n.mu.RLock()
+			open := n.storage
+			n.mu.RUnlock()
+			if open == nil {
+				return nil // closing already
+			}
 			listener, err := sidecar.Listen(n.cfg.Socket)
 			if err != nil {
 				return fmt.Errorf("PAIRDB_SOCKET: %w", err)
 			}
-			s := n.socketServer()
+			s := n.socketServer(open.engine.Board())
 			mu.Lock()
 			running = s
 			mu.Unlock()
@@ -62,12 +69,12 @@ func (n *Node) socketStage(limit time.Duration) service.Stage {
 }
 
 // socketServer returns the server for sidecars: who calls is known by uid, and allowed by table.
-func (n *Node) socketServer() *grpc.Server {
+func (n *Node) socketServer(board *jobs.Board) *grpc.Server {
 	access := sidecar.Access(n.cfg.SocketUIDs)
 	if len(access) == 0 {
 		access = sidecar.SelfAccess()
 	}
-	board := n.storage.Load().engine.Board()
+
 	more := append(sidecar.ServerOptions(access), grpc.WaitForHandlers(true))
 	s := n.server.GRPC(n.serverOptions(), n.health, more...)
 	storagev1.RegisterStorageServiceServer(s, n.server.Storage())

@@ -37,7 +37,7 @@ func (wallClock) After(d time.Duration) <-chan time.Time { return time.After(d) 
 func (n *Node) runStorage() error {
 	start := time.Now()
 	s, err := n.openStorage()
-	n.storage.Store(s)
+	n.setStorage(s)
 	close(n.openDone)
 	if err != nil {
 		return err
@@ -194,7 +194,7 @@ func (n *Node) closeStorage(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	s := n.storage.Load()
+	s := n.setStorage(nil)
 	if s == nil {
 		return nil
 	}
