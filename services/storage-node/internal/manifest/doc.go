@@ -39,5 +39,6 @@
 // # Who locks
 //
 // Current, Ref and Unref take no lock. Apply may be called from any goroutine; calls are one after
-// the other. Options.Obsolete is called by whoever gives back the last reference, without locks.
+// the other. Options.Obsolete is called by whoever gives back the last reference, which may be Apply
+// with its lock held: it must not call the set, and should only take note.
 package manifest

@@ -20,7 +20,7 @@ type Options struct {
 	// than four times the state. 1 MiB by default: some thousand edits, replayed in milliseconds.
 	MaxFileBytes int64
 	// Obsolete gets the tables whose last reference went; their files may be deleted. It is called
-	// from whoever gave that reference back, without locks.
+	// by whoever gave that reference back, which may be an Apply: it must not call the set.
 	Obsolete func([]Obsolete)
 }
 
