@@ -84,15 +84,18 @@ func TestKilledProcessesLoseNothing(t *testing.T) {
 		before := total(&acked)
 		target := before + 1 + r.Int64N(40)
 		podtest.Eventually(t, 30*time.Second, "the load goes on", func() bool { return total(&acked) >= target })
-		what := r.IntN(4)
+		what, nodes := r.IntN(4), pod.Node.Restarts()
 		if what != 1 {
 			require.NoError(t, pod.Node.Kill())
+			nodes++
 		}
 		if what == 1 || what == 2 {
 			_ = pod.Compactor.Kill() // it may be starting again just now
 		}
 		killed := time.Now()
-		podtest.Eventually(t, recoveryLimit, "serving again after kill -9", func() bool { return pod.IsReady(t.Context()) })
+		podtest.Eventually(t, recoveryLimit, "serving again after kill -9", func() bool {
+			return pod.Node.Restarts() == nodes && pod.IsReady(t.Context())
+		})
 		worst = max(worst, time.Since(killed))
 		sample(t, c, r, &acked, round)
 	}

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -168,16 +169,16 @@ func (p *Pods) startPod(i int) (*Pod, error) {
 		"PAIRDB_SOCKET=" + pod.Socket,
 		"PAIRDB_LOG_FORMAT=text",
 	}, p.options.Env...)
-	pod.Node = p.process("storage-node", name+" storage-node", append(env,
-		"PAIRDB_GRPC_ADDR="+pod.Addr, "PAIRDB_OPS_ADDR="+pod.OpsAddr))
+	pod.Node = p.process("storage-node", name+" storage-node", slices.Concat(env,
+		[]string{"PAIRDB_GRPC_ADDR=" + pod.Addr, "PAIRDB_OPS_ADDR=" + pod.OpsAddr}))
 	if err := pod.Node.Start(); err != nil {
 		return nil, err
 	}
 	if p.options.NoCompactor {
 		return pod, nil
 	}
-	pod.Compactor = p.process("compactor", name+" compactor   ", append(env,
-		"PAIRDB_COMPACTOR_OPS_ADDR="+pod.CompactorOpsAddr))
+	pod.Compactor = p.process("compactor", name+" compactor   ", slices.Concat(env,
+		[]string{"PAIRDB_COMPACTOR_OPS_ADDR=" + pod.CompactorOpsAddr}))
 	if err := pod.Compactor.Start(); err != nil {
 		pod.Node.Stop()
 		return nil, err
