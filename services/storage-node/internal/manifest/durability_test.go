@@ -14,7 +14,6 @@ import (
 	"github.com/pairdb/pairdb/libs/vfs/crashfs"
 	"github.com/pairdb/pairdb/libs/vfs/errorfs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
-	"github.com/pairdb/pairdb/services/storage-node/internal/manifest/manifesttest"
 )
 
 // Small files, so that a few edits lead to a new one.
@@ -26,7 +25,7 @@ func edit(t require.TestingT, k uint64) manifest.Edit {
 	if k > 3 {
 		text += fmt.Sprintf("\ndelete L0 %d", k-3)
 	}
-	e, err := manifesttest.Edit(text, nil)
+	e, err := manifest.ParseEdit(text, nil)
 	require.NoError(t, err)
 	return e
 }

@@ -38,11 +38,11 @@ func appendHeader(dst []byte, number uint64) []byte {
 
 func checkHeader(b []byte, number uint64) error {
 	if len(b) < headerBytes {
-		return fmt.Errorf("%w: %s: %d bytes, no header", ErrCorrupt, fileName(number), len(b))
+		return corrupt(fileName(number), 0, fmt.Errorf("%d bytes, no header", len(b)))
 	}
 	b = b[:headerBytes]
 	if string(b[:8]) != headerMagic || crc32.Checksum(b[:28], castagnoli) != binary.LittleEndian.Uint32(b[28:]) {
-		return fmt.Errorf("%w: %s: offset 0: bad header", ErrCorrupt, fileName(number))
+		return corrupt(fileName(number), 0, errors.New("bad header"))
 	}
 	if v := binary.LittleEndian.Uint32(b[8:]); v != formatVersion {
 		return fmt.Errorf("%w: %s has version %d, %d is known", ErrUnknownFormat, fileName(number), v, formatVersion)
@@ -51,7 +51,7 @@ func checkHeader(b []byte, number uint64) error {
 		return fmt.Errorf("%w: %s is encrypted with key %d", ErrUnknownFormat, fileName(number), k)
 	}
 	if n := binary.LittleEndian.Uint64(b[16:]); n != number {
-		return fmt.Errorf("%w: %s: offset 16: it was written as %s", ErrCorrupt, fileName(number), fileName(n))
+		return corrupt(fileName(number), 16, fmt.Errorf("it was written as %s", fileName(n)))
 	}
 	return nil
 }

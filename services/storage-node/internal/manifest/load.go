@@ -67,8 +67,25 @@ func load(fsys vfs.FS, dir string, number uint64) (*loaded, error) {
 }
 
 func corrupt(name string, offset int64, err error) error {
-	return fmt.Errorf("%w: %s: offset %d: %w (restore the node from a checkpoint or from its replicas)", ErrCorrupt, name, offset, err)
+	return &CorruptionError{File: name, Offset: offset, Err: err}
 }
+
+// CorruptionError is an ErrCorrupt with its place.
+type CorruptionError struct {
+	File   string // without its directory
+	Offset int64
+	Err    error
+}
+
+func (e *CorruptionError) Error() string {
+	return fmt.Sprintf("%v: %s: offset %d: %v (restore the node from a checkpoint or from its replicas)", ErrCorrupt, e.File, e.Offset, e.Err)
+}
+
+// Is reports true for ErrCorrupt.
+func (e *CorruptionError) Is(target error) bool { return target == ErrCorrupt }
+
+// Unwrap returns what is wrong there.
+func (e *CorruptionError) Unwrap() error { return e.Err }
 
 // replay applies one edit; complete says whether the whole state at the start of the file was read.
 func (l *loaded) replay(payload []byte, complete bool) (bool, error) {

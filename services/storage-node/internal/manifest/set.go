@@ -103,7 +103,8 @@ func Create(fsys vfs.FS, dir string, o Options) (*Set, error) {
 type Recovery struct {
 	File     string
 	Edits    int
-	TornTail int64 // bytes that were cut
+	End      int64 // of the last edit in File
+	TornTail int64 // bytes behind it, which are left out
 }
 
 // Open reads the manifest in dir and continues it in a new file. If there is no manifest, the error
@@ -124,7 +125,7 @@ func Open(fsys vfs.FS, dir string, o Options) (*Set, Recovery, error) {
 	if err != nil {
 		return nil, Recovery{}, err
 	}
-	rec := Recovery{File: fileName(m.file), Edits: found.edits, TornTail: found.torn}
+	rec := Recovery{File: fileName(m.file), Edits: found.edits, End: found.size, TornTail: found.torn}
 	s := newSet(fsys, dir, o, found.state)
 	if err := CheckInvariants(s.current.Load()); err != nil {
 		return nil, rec, fmt.Errorf("%w: %s: %w", ErrCorrupt, rec.File, err)

@@ -13,7 +13,6 @@ import (
 
 	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
-	"github.com/pairdb/pairdb/services/storage-node/internal/manifest/manifesttest"
 )
 
 const dir = "/data/manifest"
@@ -56,7 +55,7 @@ func (s *script) run(t *testing.T, d *datadriven.TestData) string {
 	case "apply":
 		var e manifest.Edit
 		v := s.set.Current()
-		e, err = manifesttest.Edit(d.Input, v)
+		e, err = manifest.ParseEdit(d.Input, v)
 		v.Unref()
 		require.NoError(t, err, d.Pos)
 		err = s.set.Apply(e)
@@ -121,7 +120,7 @@ func TestCreateRefusesALostMarker(t *testing.T) {
 	require.NoError(t, err)
 	_, err = manifest.Create(fsys, dir, manifest.Options{})
 	require.ErrorIs(t, err, fs.ErrExist)
-	e, err := manifesttest.Edit("add L1 5 a-c", nil)
+	e, err := manifest.ParseEdit("add L1 5 a-c", nil)
 	require.NoError(t, err)
 	require.NoError(t, s.Apply(e))
 	require.NoError(t, s.Close())
@@ -158,7 +157,7 @@ func TestRefusedEditsChangeNothing(t *testing.T) {
 	s, err := manifest.Create(fsys, dir, manifest.Options{})
 	require.NoError(t, err)
 	edit := func(text string) manifest.Edit {
-		e, err := manifesttest.Edit(text, s.Current())
+		e, err := manifest.ParseEdit(text, s.Current())
 		require.NoError(t, err)
 		return e
 	}

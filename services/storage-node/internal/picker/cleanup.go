@@ -115,7 +115,7 @@ const maxDrops = 1000
 func (w *view) pickCleanup() (Plan, bool) {
 	for level := lastLevel; level >= 0; level-- {
 		for _, t := range w.v.Levels[level] {
-			if reason := w.dirty(t); reason != "" {
+			if reason := w.dirty(t, level); reason != "" {
 				if p, ok := w.clean(t, level, reason); ok {
 					return w.finish(p, 0.5), true
 				}
@@ -126,7 +126,7 @@ func (w *view) pickCleanup() (Plan, bool) {
 }
 
 // dirty says what a table could get rid of at the bottom; "" is nothing.
-func (w *view) dirty(t *manifest.Table) string {
+func (w *view) dirty(t *manifest.Table, level int) string {
 	if w.f.NewestSnapshot != 0 && w.f.NewestSnapshot >= t.MinSeq {
 		return "" // a snapshot may need it
 	}
@@ -135,6 +135,9 @@ func (w *view) dirty(t *manifest.Table) string {
 	}
 	if t.RangeDeletes > 0 || t.Deletes > 0 && t.Deletes*20 >= t.Entries {
 		return fmt.Sprintf("table %06d has deletes", t.Num)
+	}
+	if level == lastLevel && t.Merges > 0 && t.Merges*20 >= t.Entries {
+		return fmt.Sprintf("table %06d has fragments", t.Num)
 	}
 	return ""
 }

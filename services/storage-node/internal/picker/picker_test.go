@@ -11,7 +11,6 @@ import (
 
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
-	"github.com/pairdb/pairdb/services/storage-node/internal/manifest/manifesttest"
 )
 
 type golden struct {
@@ -26,7 +25,7 @@ func (g *golden) run(t *testing.T, d *datadriven.TestData) string {
 	switch d.Cmd {
 	case "define":
 		var err error
-		g.v, err = manifesttest.Version(d.Input)
+		g.v, err = manifest.ParseVersion(d.Input)
 		g.f, g.o = Facts{}, Options{}
 		if !d.HasArg("keep-jobs") {
 			g.busy = Busy{}
@@ -79,7 +78,7 @@ func (g *golden) run(t *testing.T, d *datadriven.TestData) string {
 func (g *golden) options(t *testing.T, d *datadriven.TestData) {
 	for _, arg := range d.CmdArgs {
 		number := func() uint64 {
-			n, err := manifesttest.Number(arg.Vals[0])
+			n, err := manifest.ParseNumber(arg.Vals[0])
 			require.NoError(t, err)
 			return n
 		}
@@ -104,12 +103,12 @@ func (g *golden) options(t *testing.T, d *datadriven.TestData) {
 		case "range-delete":
 			start, rest, _ := strings.Cut(arg.Vals[0], "-")
 			end, seq, _ := strings.Cut(rest, "@")
-			n, err := manifesttest.Number(seq)
+			n, err := manifest.ParseNumber(seq)
 			require.NoError(t, err)
 			g.f.RangeDeletes = append(g.f.RangeDeletes, ikey.RangeDelete{Start: []byte(start), End: []byte(end), Seq: ikey.Seq(n)})
 		case "cursor":
 			level, key, _ := strings.Cut(arg.Vals[0], ":")
-			l, ok := manifesttest.Level(level)
+			l, ok := manifest.ParseLevel(level)
 			require.True(t, ok)
 			g.f.Cursors[l] = []byte(key)
 		default:

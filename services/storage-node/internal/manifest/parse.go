@@ -1,14 +1,4 @@
-// Package manifesttest reads versions and edits from the text of golden scripts. It is never part of
-// a binary.
-//
-// A table is one line:
-//
-//	5 a-c [seqs=1-9] [size=100] [entries=10] [merges=n] [rangedels=n] [tombstones=n] [oldest=n]
-//	      [origin=flush] [quarantined]
-//
-// The bounds are engine keys; a largest one written with a closing parenthesis, as in a-c), is the
-// end of a range delete. Sizes take the suffixes K, M and G.
-package manifesttest
+package manifest
 
 import (
 	"fmt"
@@ -17,11 +7,16 @@ import (
 
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/sstable"
-	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
 )
 
-// Table reads the line of a table.
-func Table(line string) (*manifest.Table, error) {
+// ParseTable reads a table from its line in a golden script:
+//
+//	5 a-c [seqs=1-9] [size=100] [entries=10] [merges=n] [rangedels=n] [tombstones=n] [oldest=n]
+//	      [origin=flush] [quarantined]
+//
+// The bounds are engine keys; a largest one written with a closing parenthesis, as in a-c), is the
+// end of a range delete. Sizes take the suffixes K, M and G.
+func ParseTable(line string) (*Table, error) {
 	words := strings.Fields(line)
 	if len(words) < 2 {
 		return nil, fmt.Errorf("table %q: number and bounds expected", line)
@@ -30,10 +25,10 @@ func Table(line string) (*manifest.Table, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &manifest.Table{Num: num, Origin: manifest.OriginFlush}
+	t := &Table{Num: num, Origin: OriginFlush}
 	t.Size, t.Entries, t.MinSeq, t.MaxSeq, t.Digest = 100, 10, 1, 1, num*1000
 	for _, word := range words[2:] {
-		if err := option(t, word); err != nil {
+		if err := t.parseWord(word); err != nil {
 			return nil, fmt.Errorf("table %q: %w", line, err)
 		}
 	}
@@ -51,25 +46,25 @@ func Table(line string) (*manifest.Table, error) {
 	return t, nil
 }
 
-func option(t *manifest.Table, word string) error {
+func (t *Table) parseWord(word string) error {
 	k, v, _ := strings.Cut(word, "=")
 	numbers := map[string]*uint64{"size": &t.Size, "entries": &t.Entries, "merges": &t.Merges,
 		"rangedels": &t.RangeDeletes, "tombstones": &t.Tombstones, "oldest": &t.OldestCollectible}
 	var err error
 	switch {
 	case numbers[k] != nil:
-		*numbers[k], err = Number(v)
+		*numbers[k], err = ParseNumber(v)
 	case k == "seqs":
 		low, high, _ := strings.Cut(v, "-")
 		var a, b uint64
-		if a, err = Number(low); err == nil {
-			b, err = Number(high)
+		if a, err = ParseNumber(low); err == nil {
+			b, err = ParseNumber(high)
 		}
 		t.MinSeq, t.MaxSeq = ikey.Seq(a), ikey.Seq(b)
 	case k == "quarantined":
 		t.Quarantined = true
 	case k == "origin":
-		for o := manifest.OriginFlush; o <= manifest.OriginLocal; o++ {
+		for o := OriginFlush; o <= OriginLocal; o++ {
 			if o.String() == v {
 				t.Origin = o
 			}
@@ -80,8 +75,8 @@ func option(t *manifest.Table, word string) error {
 	return err
 }
 
-// Number reads a number with an optional suffix K, M or G.
-func Number(s string) (uint64, error) {
+// ParseNumber reads a number with an optional suffix K, M or G.
+func ParseNumber(s string) (uint64, error) {
 	shift := 0
 	if i := strings.IndexAny(s, "KMG"); i >= 0 && i == len(s)-1 {
 		shift = 10 * (1 + strings.IndexByte("KMG", s[i]))
@@ -91,61 +86,61 @@ func Number(s string) (uint64, error) {
 	return n << shift, err
 }
 
-// Version reads a version: lines L0 … L6, each followed by the tables of that level.
-func Version(text string) (*manifest.Version, error) {
-	var levels [manifest.NumLevels][]*manifest.Table
+// ParseVersion reads a version from a golden script: lines L0 … L6, each followed by the tables of that level.
+func ParseVersion(text string) (*Version, error) {
+	var levels [NumLevels][]*Table
 	level := 0
 	for line := range strings.Lines(text) {
 		line = strings.TrimSpace(line)
 		if line == "" {
 			continue
 		}
-		if l, ok := Level(line); ok {
+		if l, ok := ParseLevel(line); ok {
 			level = l
 			continue
 		}
-		t, err := Table(line)
+		t, err := ParseTable(line)
 		if err != nil {
 			return nil, err
 		}
 		levels[level] = append(levels[level], t)
 	}
-	v := manifest.NewVersion(levels)
-	return v, manifest.CheckInvariants(v)
+	v := NewVersion(levels)
+	return v, CheckInvariants(v)
 }
 
-// Level reads L0 … L6.
-func Level(s string) (int, bool) {
+// ParseLevel reads L0 … L6.
+func ParseLevel(s string) (int, bool) {
 	n, err := strconv.Atoi(strings.TrimPrefix(s, "L"))
-	return n, err == nil && strings.HasPrefix(s, "L") && n >= 0 && n < manifest.NumLevels
+	return n, err == nil && strings.HasPrefix(s, "L") && n >= 0 && n < NumLevels
 }
 
-// Edit reads an edit, a step on each line:
+// ParseEdit reads an edit from a golden script, a step on each line:
 //
 //	add L1 <table> · delete L1 5 · quarantine 5 · release 5 · log-floor 3 · next-file 9 · last-seq 9 · node k=v
 //	move L0 L1 5 (v has the table)
-func Edit(text string, v *manifest.Version) (manifest.Edit, error) {
-	e := manifest.Edit{}
+func ParseEdit(text string, v *Version) (Edit, error) {
+	e := Edit{}
 	for line := range strings.Lines(text) {
 		if line = strings.TrimSpace(line); line == "" {
 			continue
 		}
-		if err := step(&e, line, v); err != nil {
+		if err := e.parseStep(line, v); err != nil {
 			return e, fmt.Errorf("%q: %w", line, err)
 		}
 	}
 	return e, nil
 }
 
-func step(e *manifest.Edit, line string, v *manifest.Version) error {
+func (e *Edit) parseStep(line string, v *Version) error {
 	verb, rest, _ := strings.Cut(line, " ")
 	words := strings.Fields(rest)
 	last, numErr := strconv.ParseUint(words[len(words)-1], 10, 64)
-	level, _ := Level(words[0])
+	level, _ := ParseLevel(words[0])
 	switch verb {
 	case "add":
-		t, err := Table(strings.Join(words[1:], " "))
-		e.Added = append(e.Added, manifest.Added{Level: level, Table: t})
+		t, err := ParseTable(strings.Join(words[1:], " "))
+		e.Added = append(e.Added, Added{Level: level, Table: t})
 		return err
 	case "node":
 		if e.NodeMeta == nil {
@@ -155,15 +150,15 @@ func step(e *manifest.Edit, line string, v *manifest.Version) error {
 		e.NodeMeta[k] = value
 		return nil
 	case "delete":
-		e.Deleted = append(e.Deleted, manifest.Deleted{Level: level, Num: last})
+		e.Deleted = append(e.Deleted, Deleted{Level: level, Num: last})
 	case "move":
-		to, _ := Level(words[1])
+		to, _ := ParseLevel(words[1])
 		t, _ := v.Find(last)
 		if t == nil {
 			return fmt.Errorf("no such table")
 		}
-		e.Deleted = append(e.Deleted, manifest.Deleted{Level: level, Num: last})
-		e.Added = append(e.Added, manifest.Added{Level: to, Table: t})
+		e.Deleted = append(e.Deleted, Deleted{Level: level, Num: last})
+		e.Added = append(e.Added, Added{Level: to, Table: t})
 	case "quarantine":
 		e.Quarantined = append(e.Quarantined, last)
 	case "release":
