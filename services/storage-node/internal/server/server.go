@@ -31,6 +31,10 @@ const (
 	maxResponseBytes = 64 << 20
 	// maxStreams bounds the calls of one connection, beside the limit of the whole node.
 	maxStreams = 1024
+	// streamWorkers are goroutines that outlive a call, so that their stacks need not grow again.
+	// Eight on two cores served 10 to 60 % more reads at 64 and 256 in flight than none or two
+	// (BenchmarkUnary); calls beyond them get goroutines of their own.
+	streamWorkers = 8
 	// streamStall is how long a stream waits for a reader that takes nothing.
 	streamStall = time.Minute
 )
@@ -128,6 +132,7 @@ func (s *Server) GRPC(o Options, h *health.Server, more ...grpc.ServerOption) *g
 		grpc.MaxRecvMsgSize(maxRequestBytes),
 		grpc.MaxSendMsgSize(maxResponseBytes),
 		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.ConnectionTimeout(10 * time.Second),
 		// A client that went away without a word is noticed within 80 s; one that pings more often
 		// than every 5 s is told to stop.
