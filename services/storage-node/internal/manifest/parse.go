@@ -135,6 +135,9 @@ func ParseEdit(text string, v *Version) (Edit, error) {
 func (e *Edit) parseStep(line string, v *Version) error {
 	verb, rest, _ := strings.Cut(line, " ")
 	words := strings.Fields(rest)
+	if len(words) == 0 || verb == "move" && len(words) < 3 {
+		return fmt.Errorf("too short")
+	}
 	last, numErr := strconv.ParseUint(words[len(words)-1], 10, 64)
 	level, _ := ParseLevel(words[0])
 	switch verb {
