@@ -22,6 +22,9 @@ type CheckOptions struct {
 	Clock          Clock
 	// Progress is called with the bytes of tables that were verified, and their sum. May be nil.
 	Progress func(done, total int64)
+	// File is called with each file below the data directory that is about to be read, and its size.
+	// May be nil.
+	File func(name string, bytes int64)
 	// MetadataOnly leaves out the content of tables: names, sizes, digests and invariants only.
 	MetadataOnly bool
 }
@@ -30,6 +33,8 @@ type CheckOptions struct {
 type Finding struct {
 	// File is the path below the data directory, empty for findings about no single file.
 	File string
+	// Offset is the place in the file, NoOffset if it is not known or the finding is about all of it.
+	Offset int64
 	// Problem says what is wrong, for people, in one line.
 	Problem string
 	// Harmless findings cost no data: the next Open puts them in order.
@@ -37,6 +42,9 @@ type Finding struct {
 	// Err is the error behind the finding, if there was one.
 	Err error
 }
+
+// NoOffset is the offset of a finding that has none.
+const NoOffset = -1
 
 // String prints the finding in one line.
 func (f Finding) String() string {
@@ -83,7 +91,27 @@ type checker struct {
 }
 
 func (c *checker) found(file string, err error, format string, args ...any) {
-	c.findings = append(c.findings, Finding{File: file, Problem: fmt.Sprintf(format, args...), Err: err})
+	c.foundAt(file, NoOffset, err, format, args...)
+}
+
+func (c *checker) foundAt(file string, offset int64, err error, format string, args ...any) {
+	c.findings = append(c.findings, Finding{File: file, Offset: offset, Problem: fmt.Sprintf(format, args...), Err: err})
+}
+
+func (c *checker) harmless(file string, offset int64, format string, args ...any) {
+	c.findings = append(c.findings, Finding{File: file, Offset: offset, Problem: fmt.Sprintf(format, args...), Harmless: true})
+}
+
+// visit tells the caller of the check that a file is about to be read.
+func (c *checker) visit(file string) error {
+	if c.o.File == nil {
+		return nil
+	}
+	info, err := c.fs.Stat(path.Join(c.dir, file))
+	if err == nil {
+		c.o.File(file, info.Size())
+	}
+	return err
 }
 
 // version checks what the list of tables alone tells.
@@ -119,10 +147,15 @@ func (c *checker) table(ctx context.Context, t *manifest.Table) error {
 	case ctx.Err() != nil:
 		return ctx.Err()
 	}
-	if errors.Is(err, fs.ErrNotExist) {
+	missing := errors.Is(err, fs.ErrNotExist)
+	if missing {
 		err = &sstable.CorruptionError{File: file, What: "the manifest names this table, but there is no such file"}
 	}
-	c.found(file, err, "%v", err)
+	offset := int64(NoOffset)
+	if bad := sstable.AsCorrupt(err); bad != nil && !missing {
+		offset = int64(bad.Offset)
+	}
+	c.foundAt(file, offset, err, "%v", err)
 	if isDamage(err) && c.damaged != nil && !t.Quarantined {
 		c.damaged(t.Num, err)
 	}
@@ -132,6 +165,9 @@ func (c *checker) table(ctx context.Context, t *manifest.Table) error {
 // verify reads a table through a descriptor of its own: a reader that is open could have its
 // metadata from before the damage.
 func (c *checker) verify(ctx context.Context, t *manifest.Table, file string) (err error) {
+	if err := c.visit(file); err != nil {
+		return err
+	}
 	f, err := c.fs.Open(path.Join(c.dir, file))
 	if err != nil {
 		return err

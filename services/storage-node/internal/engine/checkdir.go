@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -48,7 +47,10 @@ func CheckDir(ctx context.Context, dir string, fsys vfs.FS, o CheckOptions) (fin
 	if err := c.tables(ctx, v); err != nil {
 		return c.findings, err
 	}
-	return c.findings, c.log(ctx, set.LogFloor())
+	if err := c.log(ctx, set.LogFloor()); err != nil {
+		return c.findings, err
+	}
+	return c.findings, c.leftovers()
 }
 
 // lockForCheck keeps engines away during the check, if there is a LOCK to hold. A directory without
@@ -72,6 +74,9 @@ func lockForCheck(fsys vfs.FS, dir string) (unlock func() error, err error) {
 // format reports whether it makes sense to look further.
 func (c *checker) format() bool {
 	version, err := readFormat(c.fs, c.dir)
+	if err == nil && version != 0 {
+		err = c.visit(formatName)
+	}
 	if err != nil {
 		c.found(formatName, err, "%v", err)
 		return false
@@ -100,18 +105,25 @@ func (c *checker) openManifest() (*manifest.Set, error) {
 		return nil, err
 	}
 	for _, name := range names {
+		if err := c.visit(path.Join(manifestDir, name)); err != nil {
+			return nil, err
+		}
 		if err := copyToMem(mem, c.fs, path.Join(from, name), path.Join(manifestDir, name)); err != nil {
 			return nil, err
 		}
 	}
 	set, rec, err := manifest.Open(mem, manifestDir, manifest.Options{})
 	if err != nil {
-		c.found(manifestDir, err, "%v", err)
+		file, offset := manifestDir, int64(NoOffset)
+		var bad *manifest.CorruptionError
+		if errors.As(err, &bad) {
+			file, offset = path.Join(manifestDir, bad.File), bad.Offset
+		}
+		c.foundAt(file, offset, err, "%v; without a manifest neither tables nor the commit log can be checked", err)
 		return nil, nil
 	}
 	if rec.TornTail > 0 {
-		c.findings = append(c.findings, Finding{File: path.Join(manifestDir, rec.File), Harmless: true,
-			Problem: fmt.Sprintf("torn tail of %d bytes: an edit that was never acknowledged", rec.TornTail)})
+		c.harmless(path.Join(manifestDir, rec.File), rec.End, "torn tail of %d bytes: an edit that was never acknowledged", rec.TornTail)
 	}
 	return set, nil
 }
@@ -182,60 +194,78 @@ func (c *checker) orphans(v *manifest.Version, meta map[string]string) error {
 		if _, ours := tableNumber(name); !ours {
 			problem = "not one of our names: nobody reads or deletes it"
 		}
-		c.findings = append(c.findings, Finding{File: path.Join(compact.TableDir, name), Problem: problem, Harmless: true})
+		c.harmless(path.Join(compact.TableDir, name), NoOffset, "%s", problem)
 	}
 	return nil
 }
 
 // log reads the commit log from the floor on, as recovery does, and looks into every frame.
 func (c *checker) log(ctx context.Context, floor uint64) error {
+	if err := c.visitLog(floor); err != nil {
+		return err
+	}
 	dir := path.Join(c.dir, logDir)
 	rec, err := commitlog.Replay(c.fs, dir, floor, func(f commitlog.Frame) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := checkFrame(f); err != nil {
-			return fmt.Errorf("%w: frame at offset %d of segment %d: %w", ErrCorrupt, f.Start.Offset, f.Start.Segment, err)
+		if _, err := DecodeLogFrame(f.Type, f.Payload, nil); err != nil {
+			return &frameError{place: f.Start, err: err}
 		}
 		return nil
 	}, nil)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if err != nil {
+	var bad *commitlog.CorruptionError
+	var frame *frameError
+	switch {
+	case errors.As(err, &bad):
+		c.foundAt(path.Join(logDir, path.Base(bad.File)), bad.Offset, err, "%v", err)
+	case errors.As(err, &frame):
+		c.foundAt(path.Join(logDir, commitlog.FileName(frame.place.Segment)), frame.place.Offset, err, "%v", err)
+	case err != nil:
 		c.found(logDir, err, "%v", err)
-		return nil
-	}
-	if rec.TornBytes > 0 {
-		c.findings = append(c.findings, Finding{File: path.Join(logDir, commitlog.FileName(rec.End.Segment)), Harmless: true,
-			Problem: fmt.Sprintf("torn tail of %d bytes at offset %d: writes that were never acknowledged", rec.TornBytes, rec.End.Offset)})
+	case rec.TornBytes > 0:
+		c.harmless(path.Join(logDir, commitlog.FileName(rec.End.Segment)), rec.End.Offset,
+			"torn tail of %d bytes at offset %d: writes that were never acknowledged", rec.TornBytes, rec.End.Offset)
 	}
 	return nil
 }
 
-// checkFrame decodes a frame as recovery does.
-func checkFrame(f commitlog.Frame) error {
-	switch f.Type {
-	case frameIngest, frameIngestAbort:
-		_, err := decodeIngestMarker(f.Payload)
+// frameError is a frame whole by its checksum that makes no sense.
+type frameError struct {
+	place commitlog.Position
+	err   error
+}
+
+func (e *frameError) Error() string { return fmt.Sprintf("frame at %v: %v", e.place, e.err) }
+func (e *frameError) Unwrap() error { return e.err }
+
+// visitLog reports the segments that log reads.
+func (c *checker) visitLog(floor uint64) error {
+	names, err := c.fs.List(path.Join(c.dir, logDir))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
-	case frameBatch:
-	default:
-		return fmt.Errorf("type %d is unknown", f.Type)
 	}
-	if len(f.Payload) < groupHeaderBytes {
-		return errOps
-	}
-	count := uint32(0)
-	for ops := f.Payload[groupHeaderBytes:]; len(ops) > 0; count++ {
-		_, rest, err := nextChange(ops)
-		if err != nil {
-			return err
+	for _, name := range names {
+		if num, ok := commitlog.ParseFileName(name); ok && num >= floor {
+			if err := c.visit(path.Join(logDir, name)); err != nil {
+				return err
+			}
 		}
-		ops = rest
-	}
-	if want := binary.LittleEndian.Uint32(f.Payload[8:]); count != want {
-		return fmt.Errorf("%w: %d changes, its header says %d", errOps, count, want)
 	}
 	return nil
+}
+
+// leftovers reports what attempts of jobs left in staging/.
+func (c *checker) leftovers() error {
+	names, err := c.fs.List(path.Join(c.dir, compact.StagingDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, name := range names {
+		c.harmless(path.Join(compact.StagingDir, name), NoOffset, "left by an attempt of a job: the next open removes it")
+	}
+	return err
 }
