@@ -6,6 +6,8 @@ import (
 
 	"github.com/pairdb/pairdb/services/storage-node/internal/cache"
 	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
+	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
+	"github.com/pairdb/pairdb/services/storage-node/internal/picker"
 )
 
 // counters count since Open.
@@ -52,7 +54,8 @@ type Metrics struct {
 	FlushFailures   uint64
 	FlushInProgress bool
 
-	// Tree.
+	// Tree. Levels has the target and the score of each level, tables in jobs included.
+	Levels          [manifest.NumLevels]picker.Level
 	DebtBytes       int64
 	Installs, Moves uint64
 	InstalledBytes  uint64
@@ -128,6 +131,7 @@ func (e *Engine) memoryMetrics(m *Metrics) {
 func (e *Engine) treeMetrics(m *Metrics) {
 	v := e.manifest.Current()
 	defer v.Unref()
+	_, m.Levels = picker.Status(v, new(picker.Busy), e.pickerOptions())
 	for _, tables := range v.Levels {
 		for _, t := range tables {
 			if t.Quarantined {

@@ -16,6 +16,7 @@ import (
 	datav1 "github.com/pairdb/pairdb/proto/pairdb/data/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
 	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
+	"github.com/pairdb/pairdb/services/storage-node/internal/picker"
 )
 
 // An operator asks for the status exactly when something is wrong: it must answer in every phase.
@@ -34,7 +35,7 @@ func TestStatusAnswersInEveryPhase(t *testing.T) {
 func TestStatusTellsPressureTreeAndWorkers(t *testing.T) {
 	w := start(t)
 	w.engine.numbers.Pressure.Refuse, w.engine.numbers.Pressure.Reason = true, "24 tables in level 0"
-	w.engine.numbers.Reads.Levels[1] = engine.LevelInfo{Tables: 2, Bytes: 300}
+	w.engine.numbers.Levels[1] = picker.Level{Tables: 2, Bytes: 300, TargetBytes: 600, Score: 0.5}
 	w.engine.numbers.Board = jobs.Status{
 		Workers: []jobs.WorkerStatus{{Name: "w", TotalSlots: 4, Leases: 1, Idle: time.Second}},
 		Jobs:    []jobs.JobStatus{{Key: jobs.Key{ID: 9, Epoch: 2}, Scrub: true, InputLevel: 1, OutputLevel: 2, Inputs: []uint64{1, 2}}},
@@ -47,6 +48,8 @@ func TestStatusTellsPressureTreeAndWorkers(t *testing.T) {
 	require.Equal(t, "refused", resp.GetWritePressure())
 	require.Equal(t, "24 tables in level 0", resp.GetReason())
 	require.EqualValues(t, 300, resp.GetLevels()[1].GetSizeBytes())
+	require.EqualValues(t, 600, resp.GetLevels()[1].GetTargetBytes())
+	require.InDelta(t, 0.5, resp.GetLevels()[1].GetScore(), 0)
 	require.EqualValues(t, 5, resp.GetCompaction().GetInstalledExternal())
 	require.EqualValues(t, 6, resp.GetCompaction().GetInstalledLocal())
 	require.Equal(t, "auto", resp.GetCompaction().GetLocalMode())

@@ -56,16 +56,17 @@ func describePressure(resp *adminv1.StatusResponse, state State, m *engine.Metri
 }
 
 func describeTree(resp *adminv1.StatusResponse, m *engine.Metrics, tables []engine.TableInfo) {
-	entries := make([]int64, len(m.Reads.Levels))
+	entries := make([]int64, len(m.Levels))
 	for _, t := range tables {
 		entries[t.Level] += int64(t.Entries)
 		if t.Quarantined {
 			resp.Quarantined = append(resp.Quarantined, &adminv1.QuarantinedTable{Number: t.Num, Reason: t.Name + " is damaged"})
 		}
 	}
-	for level, l := range m.Reads.Levels {
+	for level, l := range m.Levels {
 		resp.Levels = append(resp.Levels, &adminv1.Level{
-			Level: int32(level), Tables: int64(l.Tables), SizeBytes: int64(l.Bytes), Entries: entries[level],
+			Level: int32(level), Tables: int64(l.Tables), SizeBytes: int64(l.Bytes), TargetBytes: int64(l.TargetBytes),
+			Score: l.Score, Entries: entries[level],
 		})
 	}
 	if n := len(resp.Quarantined); n > 0 {
