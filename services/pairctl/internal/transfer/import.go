@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"google.golang.org/grpc/codes"
+
 	"github.com/pairdb/pairdb/libs/client"
 )
 
@@ -237,13 +239,14 @@ func (im *importer) refusals(b *batch, err error) (int64, error) {
 	return int64(len(items)), nil
 }
 
+// refusedItems returns the items that the node can never take, if these are all that failed.
 func refusedItems(err error) []*client.ItemError {
 	var items []*client.ItemError
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		for _, e := range joined.Unwrap() {
 			var item *client.ItemError
-			if !errors.As(e, &item) {
-				return nil
+			if !errors.As(e, &item) || item.Code != codes.InvalidArgument {
+				return nil // not the fault of the line
 			}
 			items = append(items, item)
 		}

@@ -215,8 +215,8 @@ func (s *Store) applyAll(ctx context.Context, sc *scratch, ops []Op, results []O
 			}
 			err = errContention(attempts)
 		}
-		if err != nil && m.atomic {
-			return 0, err
+		if err != nil && (m.atomic || pos == 0) {
+			return 0, err // nothing was submitted: the error, and when to come back, is that of the call
 		}
 		if err != nil {
 			failRest(sc.items[pos:], results, err)

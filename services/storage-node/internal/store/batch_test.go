@@ -96,6 +96,15 @@ func TestABatchThatOutgrowsTheEngineIsSplitOrRefused(t *testing.T) {
 	require.Equal(t, causal.Applied, put(t, s, "k", big, Causality{}).Outcome)
 }
 
+// Danger: an overloaded engine's refusal is spread over the items, and nobody waits and repeats.
+func TestRefusalOfTheWholeBatchIsTheErrorOfTheCall(t *testing.T) {
+	f := newFake()
+	s := open(t, f, Options{})
+	f.failed = errPowerCut
+	_, err := s.BatchWrite(t.Context(), BatchWriteRequest{Tenant: "t", Ops: []Op{{Kind: Put, Key: "a"}, {Kind: Put, Key: "b"}}})
+	require.ErrorIs(t, err, f.failed)
+}
+
 // Danger: what was submitted before a split batch failed is reported as failed, or the reverse.
 func TestASplitBatchReportsWhatFailed(t *testing.T) {
 	f := newFake()
