@@ -3,7 +3,6 @@ package commitlog
 import (
 	"fmt"
 	"io"
-	"io/fs"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -147,49 +146,6 @@ func TestSyncToCoversThePositionAndNoMore(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, second, end)
 	require.Error(t, l.SyncTo(Position{Segment: second.Segment, Offset: second.Offset + 1}))
-}
-
-// syncHook calls after behind every sync of data that succeeded, before its caller hears of it.
-type syncHook struct {
-	vfs.FS
-	after func()
-}
-
-type hookedFile struct {
-	vfs.File
-	fs *syncHook
-}
-
-func (h *syncHook) Create(name string, perm fs.FileMode) (vfs.File, error) {
-	f, err := h.FS.Create(name, perm)
-	return hookedFile{f, h}, err
-}
-
-func (f hookedFile) SyncData() error {
-	err := f.File.SyncData()
-	if after := f.fs.after; after != nil {
-		f.fs.after = nil
-		after()
-	}
-	return err
-}
-
-// Danger: a frame that was written while the sync ran is called durable.
-func TestAFrameWrittenDuringASyncIsNotDurable(t *testing.T) {
-	fsys := &syncHook{FS: vfs.NewMem()}
-	require.NoError(t, fsys.MkdirAll("/data", 0o770))
-	l, _, _ := reopen(t, fsys, 0, small)
-	first, err := l.Append(1, []byte("before"))
-	require.NoError(t, err)
-	var second Position
-	fsys.after = func() {
-		second, err = l.Append(1, []byte("during"))
-		require.NoError(t, err)
-	}
-	require.NoError(t, l.SyncTo(first))
-	require.Equal(t, first, l.Durable())
-	require.NoError(t, l.SyncTo(second))
-	require.Equal(t, second, l.Durable())
 }
 
 // Danger: a follower's segments are written again under it.
