@@ -67,10 +67,18 @@ type job struct {
 	outputs    int
 	outBytes   int64
 
-	cancelled string        // why it must end as soon as it is not granting or verifying
-	judged    chan struct{} // closed when verdict is set
-	verdict   Verdict
+	cancelled string     // why it must end as soon as it is not granting or verifying
+	judgement *judgement // of the attempt that is being verified
 }
+
+// judgement is what the callers of Complete wait for. It belongs to one attempt: when it is done the
+// job may have the next one already.
+type judgement struct {
+	done    chan struct{} // closed when verdict is set and all that follows from it is done
+	verdict Verdict
+}
+
+func newJudgement() *judgement { return &judgement{done: make(chan struct{})} }
 
 func (j *job) origin() Origin {
 	if j.worker.local {

@@ -506,3 +506,32 @@ func TestRateReachesTheWorkerWithAHeartbeat(t *testing.T) {
 		require.Equal(f, int64(5), f.b.Heartbeat(l.Key, 1).MaxBytesPerSecond)
 	})
 }
+
+// removals is a file system that tells when a tree is removed.
+type removals struct {
+	vfs.FS
+	before func(name string)
+}
+
+func (r *removals) RemoveAll(name string) error {
+	if r.before != nil {
+		r.before(name)
+	}
+	return r.FS.RemoveAll(name)
+}
+
+func TestVerdictBelongsToItsAttempt(t *testing.T) {
+	// While the callers of a rejected report wait for the end of its wipe, another worker has the
+	// job already, and may have reported it: the answers must not get mixed up.
+	fs := &removals{}
+	inBubble(t, func(o *Options) { fs.FS = o.FS; o.FS = fs }, func(f *fixture) {
+		f.offer(f.e.somePlan("k"))
+		l := f.lease(someWorker("liar"))
+		fs.before = func(string) {
+			fs.before = nil
+			require.Equal(f, Installed, f.finish(f.lease(someWorker("honest"))).Outcome)
+		}
+		require.Equal(f, Rejected, f.complete(l.Key, Report{}).Outcome)
+		require.Nil(f, fs.before)
+	})
+}

@@ -78,20 +78,19 @@ func (b *Board) Complete(ctx context.Context, k Key, r Report) (Verdict, error) 
 	repeated := j.state == StateVerifying
 	if !repeated {
 		j.state = StateVerifying
-		j.judged = make(chan struct{})
-		b.wg.Go(func() { b.judge(j, k, r) })
+		waiting := newJudgement()
+		j.judgement = waiting
+		b.wg.Go(func() { b.judge(j, waiting, k, r) })
 	}
-	judged := j.judged
+	judgement := j.judgement
 	b.unlock()
 
 	select {
-	case <-judged:
+	case <-judgement.done:
 	case <-ctx.Done():
 		return Verdict{}, ctx.Err()
 	}
-	b.mu.Lock()
-	v := j.verdict
-	b.mu.Unlock()
+	v := judgement.verdict
 	if repeated && v.Outcome == Installed {
 		v.Outcome = AlreadyInstalled
 	}
@@ -99,7 +98,8 @@ func (b *Board) Complete(ctx context.Context, k Key, r Report) (Verdict, error) 
 }
 
 // judge runs the verification and the installation of a report.
-func (b *Board) judge(j *job, k Key, r Report) {
+func (b *Board) judge(j *job, waiting *judgement, k Key, r Report) {
+	defer close(waiting.done)
 	outs, err := b.verifyAndInstall(j, k, r)
 
 	b.mu.Lock()
@@ -120,9 +120,8 @@ func (b *Board) judge(j *job, k Key, r Report) {
 		v = Verdict{Rejected, err.Error()}
 		b.failLocked(j, EventRejected, err.Error())
 	}
-	j.verdict = v
+	waiting.verdict = v
 	b.unlock()
-	close(j.judged) // when all that follows from the verdict is done
 }
 
 func (b *Board) verifyAndInstall(j *job, k Key, r Report) ([]compact.Output, error) {
@@ -191,23 +190,24 @@ func (b *Board) Abandon(k Key, reason AbandonReason, detail string, corrupt []co
 		b.requeueLocked(j, EventAbandoned, why, true)
 	case AbandonCorruptInput:
 		j.state = StateVerifying
-		j.judged = make(chan struct{})
-		b.wg.Go(func() { b.judgeCorrupt(j, why, corrupt) })
+		waiting := newJudgement()
+		waiting.verdict = Verdict{Fenced, "abandoned"}
+		j.judgement = waiting
+		b.wg.Go(func() { b.judgeCorrupt(j, waiting, why, corrupt) })
 	default:
 		b.failLocked(j, EventAbandoned, why)
 	}
 }
 
 // judgeCorrupt looks whether inputs that a worker calls damaged are.
-func (b *Board) judgeCorrupt(j *job, why string, claimed []compact.CorruptInput) {
+func (b *Board) judgeCorrupt(j *job, waiting *judgement, why string, claimed []compact.CorruptInput) {
 	seen := b.confirm(b.ctx, j.plan, claimed)
 	if len(seen) > 0 {
 		b.o.Installer.Quarantine(j.plan, seen)
 	}
-	defer close(j.judged)
+	defer close(waiting.done)
 	b.mu.Lock()
 	defer b.unlock()
-	j.verdict = Verdict{Fenced, "abandoned"}
 	if len(seen) == 0 {
 		b.failLocked(j, EventAbandoned, why+" (the node sees no damage)")
 		return

@@ -65,7 +65,7 @@ func (b *Board) tryLease(ctx context.Context, w Worker, id workerID) (leases []L
 	if err != nil {
 		return nil, nil, fmt.Errorf("space of staging: %w", err)
 	}
-	for len(leases) < min(w.FreeSlots, maxLeases) {
+	for len(leases) < min(w.FreeSlots, maxLeases) && ctx.Err() == nil { // a lease that nobody takes goes back at once
 		j := b.reserve(w, id, usage)
 		if j == nil {
 			break
