@@ -131,6 +131,23 @@ func TestEveryLimitOfABatchHasTwoSides(t *testing.T) {
 	require.Equal(t, codes.ResourceExhausted, status.Code(err))
 }
 
+// A small message must not become a large one in memory: an empty element takes two bytes on the wire
+// and a hundred here.
+func TestElementsOfAMessageAreCountedBeforeTheyAreMade(t *testing.T) {
+	w := start(t)
+	_, err := w.storage.BatchRead(t.Context(), &storagev1.BatchReadRequest{Tenant: "t", Keys: make([]string, maxParts)})
+	require.Equal(t, "INVALID_ARGUMENT_BATCH", refused(t, err).reason)
+	_, err = w.storage.BatchRead(t.Context(), &storagev1.BatchReadRequest{Tenant: "t", Keys: make([]string, maxParts+1)})
+	require.Equal(t, refusal{code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_MESSAGE"}, refused(t, err))
+
+	entries := &datav1.VectorClock{Entries: make([]*datav1.ClockEntry, maxParts)} // and the clock itself
+	for i := range entries.Entries {
+		entries.Entries[i] = &datav1.ClockEntry{}
+	}
+	_, err = w.storage.Delete(t.Context(), &storagev1.DeleteRequest{Tenant: "t", Key: "k", Causality: &storagev1.DeleteRequest_Clock{Clock: entries}})
+	require.Equal(t, "INVALID_ARGUMENT_MESSAGE", refused(t, err).reason)
+}
+
 func TestEveryLimitOfARepairHasTwoSides(t *testing.T) {
 	w := start(t)
 	siblings := func(n int) []*datav1.Sibling {
