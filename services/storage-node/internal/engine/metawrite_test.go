@@ -104,6 +104,7 @@ func (w *world) commit(ops []op) {
 			w.durable = w.m.last()
 			return
 		}
+		mode = SyncNever // nobody waits for it
 		if err == nil && w.o.sync == SyncGroup {
 			err = p.Wait()
 			mode = SyncGroup

@@ -64,7 +64,7 @@ type Options struct {
 	MaxGroupBytes int
 	// LogSegmentBytes is 64 MiB, preallocated; as large as a memtable, so that a flush frees about one.
 	LogSegmentBytes int64
-	// LogRecycled is 2: segments kept to be written again, instead of allocated anew.
+	// LogRecycled is 2: segments kept to be written again, instead of allocated anew. Negative: none.
 	LogRecycled int
 	// LogOnDemand makes log segments when they are needed, instead of ahead; for tests that count
 	// operations.
@@ -150,6 +150,7 @@ func (o Options) withDefaults() Options {
 	orDefault(&o.MaxGroupBytes, 1<<20)
 	orDefault(&o.LogSegmentBytes, 64<<20)
 	orDefault(&o.LogRecycled, 2)
+	o.LogRecycled = max(o.LogRecycled, 0)
 	orDefault(&o.MemtableBytes, 64<<20)
 	orDefault(&o.MaxImmutables, 4)
 	orDefault(&o.FlushRetry, time.Second)
