@@ -106,10 +106,6 @@ func TestNodeRefusesWhatItCannotServeAndSaysWhatToDo(t *testing.T) {
 			spoil: func(t *testing.T, dir string) { flip(t, glob(t, dir, "manifest/MANIFEST-*"), 40) },
 		},
 		{
-			name: "missing table", code: 4, wantText: []string{".sst"},
-			spoil: func(t *testing.T, dir string) { require.NoError(t, os.Remove(glob(t, dir, "sst/*.sst"))) },
-		},
-		{
 			name: "no directory to write", code: 5, wantText: []string{"file-in-the-way"},
 			spoil: nil,
 		},
@@ -129,6 +125,29 @@ func TestNodeRefusesWhatItCannotServeAndSaysWhatToDo(t *testing.T) {
 			for _, want := range c.wantText {
 				require.Contains(t, stderr, want)
 			}
+		})
+	}
+}
+
+func TestDamagedOrMissingTableIsNeverAnAbsentKey(t *testing.T) {
+	// The rest of the node goes on; the range of the table answers with an error that names the file.
+	for name, spoil := range map[string]func(t *testing.T, table string){
+		"missing": func(t *testing.T, table string) { require.NoError(t, os.Remove(table)) },
+		"damaged": func(t *testing.T, table string) { flip(t, table, 40) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir, err := os.MkdirTemp("", "pod")
+			require.NoError(t, err)
+			t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
+			copyTree(t, stoppedPod(t).DataDir, filepath.Join(dir, "node-0", "data"))
+			table := glob(t, dir, "node-0/data/sst/*.sst")
+			spoil(t, table)
+			pods, _ := podtest.Start(t, localpod.Options{Dir: dir})
+			_, stderr := ctl(t, pods.All()[0], 1, "get", "greeting")
+			require.Contains(t, stderr, filepath.Base(table))
+			ctl(t, pods.All()[0], 0, "put", "zebra", "other ranges go on")
+			status, _ := ctl(t, pods.All()[0], 0, "status")
+			require.Contains(t, status, "quarantined")
 		})
 	}
 }
