@@ -257,7 +257,9 @@ func (c *Client) Write(ctx context.Context, b *Batch) error {
 		return nil
 	}
 	req := &storagev1.BatchWriteRequest{Tenant: c.options.Tenant, Ops: b.ops, OmitClocks: true}
-	resp, err := call(ctx, c, func(ctx context.Context) (*storagev1.BatchWriteResponse, error) { return c.storage.BatchWrite(ctx, req) })
+	resp, err := call(ctx, c, func(ctx context.Context) (*storagev1.BatchWriteResponse, error) {
+		return c.storage.BatchWrite(ctx, req)
+	})
 	if err != nil {
 		return fmt.Errorf("batch of %d: %w", b.Len(), err)
 	}
