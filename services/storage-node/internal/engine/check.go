@@ -37,7 +37,8 @@ type Finding struct {
 	Offset int64
 	// Problem says what is wrong, for people, in one line.
 	Problem string
-	// Harmless findings cost no data: the next Open puts them in order.
+	// Harmless findings cost no data: the next Open puts them in order, or they only say what was
+	// not checked.
 	Harmless bool
 	// Err is the error behind the finding, if there was one.
 	Err error

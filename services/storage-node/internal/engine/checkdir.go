@@ -31,6 +31,7 @@ func CheckDir(ctx context.Context, dir string, fsys vfs.FS, o CheckOptions) (fin
 	}()
 	c := &checker{fs: fsys, dir: dir, o: o}
 	if !c.format() {
+		c.skipped("without a known format the rest can't be read")
 		return c.findings, nil
 	}
 	set, err := c.openManifest()
@@ -99,6 +100,7 @@ func (c *checker) openManifest() (*manifest.Set, error) {
 	names, err := c.fs.List(from)
 	if errors.Is(err, fs.ErrNotExist) {
 		c.found(manifestDir, err, "there is no manifest")
+		c.skipped("without a manifest nobody knows which tables and log segments count")
 		return nil, nil
 	}
 	if err != nil {
@@ -119,7 +121,8 @@ func (c *checker) openManifest() (*manifest.Set, error) {
 		if errors.As(err, &bad) {
 			file, offset = path.Join(manifestDir, bad.File), bad.Offset
 		}
-		c.foundAt(file, offset, err, "%v; without a manifest neither tables nor the commit log can be checked", err)
+		c.foundAt(file, offset, err, "%v", err)
+		c.skipped("without a manifest nobody knows which tables and log segments count")
 		return nil, nil
 	}
 	if rec.TornTail > 0 {
@@ -257,6 +260,9 @@ func (c *checker) visitLog(floor uint64) error {
 	}
 	return nil
 }
+
+// skipped says that the check ends here.
+func (c *checker) skipped(why string) { c.harmless("", NoOffset, "nothing else was checked: %s", why) }
 
 // leftovers reports what attempts of jobs left in staging/.
 func (c *checker) leftovers() error {
