@@ -9,6 +9,7 @@ import (
 	"github.com/pairdb/pairdb/libs/service"
 	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/config"
+	"github.com/pairdb/pairdb/services/storage-node/internal/inspect"
 	"github.com/pairdb/pairdb/services/storage-node/internal/node"
 )
 
@@ -24,6 +25,8 @@ func program() *service.Program {
 		Summary: "serves reads and writes of PairDB, and owns the data directory",
 		Config:  cfg,
 		Umask:   umask,
+		// The offline tools.
+		Commands: inspect.Commands(vfs.OS),
 		Run: func(ctx context.Context, rt *service.Runtime) error {
 			n, err := node.New(cfg, rt, vfs.OS)
 			if err != nil {
