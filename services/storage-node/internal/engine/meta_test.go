@@ -336,6 +336,9 @@ func (w *world) crash() {
 func (w *world) settle(mode crashfs.Mode) {
 	got := w.contents(w.e)
 	for i := len(w.m.marks) - 1; i >= 0 && w.m.marks[i] >= w.durable; i-- {
+		if w.m.marks[i] > w.e.AppliedSeq() {
+			continue // a change that made no difference is lost all the same
+		}
 		if w.matches(got, w.m.marks[i]) {
 			if w.m.marks[i] < w.m.last() {
 				w.count("~crashes with loss of unsynced writes")
