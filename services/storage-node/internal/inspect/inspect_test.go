@@ -112,6 +112,20 @@ func TestDamageOfEachKindIsNamedWithItsFile(t *testing.T) {
 	require.Equal(t, service.ExitOK, code, out)
 }
 
+// Danger: a snapshot can't be judged before it is needed, or only while no node runs.
+func TestASnapshotIsCheckedWhileItsNodeRuns(t *testing.T) {
+	fs := newDirectory(t)
+	e := openEngine(t, fs)
+	snapshot := path.Join(dataDir, "snapshots", "before-upgrade")
+	require.NoError(t, e.Checkpoint(context.Background(), snapshot))
+	for _, tool := range []string{"check", "dump"} {
+		code, out, stderr := run(t, fs, tool, snapshot)
+		require.Equal(t, service.ExitOK, code, out+stderr)
+		require.NotContains(t, out, "note ")
+	}
+	require.NoError(t, e.Close())
+}
+
 // Danger: a byte that no checksum guards, or one that makes the tool panic instead of telling.
 func TestEveryFlippedByteIsSeen(t *testing.T) {
 	fs := newDirectory(t)
