@@ -110,10 +110,10 @@ func BenchmarkMergeNext(b *testing.B) {
 			}
 			m := iterator.Merge(its...)
 			b.ReportAllocs()
-			ok := m.First()
+			m.First()
 			for b.Loop() {
-				if ok = m.Next(); !ok {
-					ok = m.First()
+				if !m.Next() {
+					m.First()
 				}
 			}
 		})

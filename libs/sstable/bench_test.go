@@ -111,10 +111,10 @@ func BenchmarkScan(b *testing.B) {
 			}
 			b.ReportAllocs()
 			b.SetBytes(int64(len(es[0].k.User) + 100))
-			ok := it.First()
+			it.First()
 			for b.Loop() {
-				if ok = it.Next(); !ok {
-					ok = it.First()
+				if !it.Next() {
+					it.First()
 				}
 			}
 			require.NoError(b, it.Close())

@@ -309,16 +309,14 @@ func (r *Reader) Get(user []byte, seq ikey.Seq) (t ikey.Trailer, value []byte, o
 		return 0, nil, false, r.malformed(at)
 	}
 	if ok && r.foot.levels == 2 {
-		var h handle
-		if f, h, ok, err = r.descend(f, k, r.foot.dataEnd, at); err != nil {
+		if f, ok, err = r.descend(f, k, r.foot.dataEnd, at); err != nil {
 			return 0, nil, false, err
 		}
-		at = h.offset
 	}
 	if !ok {
 		return 0, nil, false, nil
 	}
-	f, _, ok, err = r.descend(f, k, headerBytes, r.foot.dataEnd)
+	f, ok, err = r.descend(f, k, headerBytes, r.foot.dataEnd)
 	if err != nil || !ok || !f.Same {
 		return 0, nil, false, err
 	}
@@ -326,18 +324,19 @@ func (r *Reader) Get(user []byte, seq ikey.Seq) (t ikey.Trailer, value []byte, o
 }
 
 // descend seeks k in the block that an index entry points to.
-func (r *Reader) descend(entry block.Found, k ikey.Key, from, to uint64) (f block.Found, h handle, ok bool, err error) {
-	if h, err = r.indexHandle(entry.Value, from, to); err != nil {
-		return f, h, false, err
+func (r *Reader) descend(entry block.Found, k ikey.Key, from, to uint64) (f block.Found, ok bool, err error) {
+	h, err := r.indexHandle(entry.Value, from, to)
+	if err != nil {
+		return f, false, err
 	}
 	b, err := r.block(h)
 	if err != nil {
-		return f, h, false, err
+		return f, false, err
 	}
 	if f, ok, err = block.Seek(b, k); err != nil {
 		err = r.malformed(h.offset)
 	}
-	return f, h, ok, err
+	return f, ok, err
 }
 
 // MayContain reports whether the table may hold entries of the engine key with this filter.Hash;
@@ -370,7 +369,7 @@ func (r *Reader) ApproximateOffset(key []byte) uint64 {
 	k := ikey.Search(key, ikey.MaxSeq)
 	f, ok, err := block.Seek(r.index, k)
 	if ok && err == nil && r.foot.levels == 2 {
-		f, _, ok, err = r.descend(f, k, r.foot.dataEnd, r.foot.index.offset)
+		f, ok, err = r.descend(f, k, r.foot.dataEnd, r.foot.index.offset)
 	}
 	if !ok || err != nil {
 		return r.foot.dataEnd

@@ -10,10 +10,6 @@ import (
 	"github.com/pairdb/pairdb/libs/sstable"
 )
 
-// rangeTail is how many range deletes are searched one by one before an index pays: 32 compares
-// cost about as much as one search of the skiplist.
-const rangeTail = 32
-
 // span is a piece of the key space over which the newest range delete is the same.
 type span struct {
 	start, end []byte

@@ -187,14 +187,14 @@ func recoverAfterError(t *testing.T, mem vfs.FS, p progress) {
 
 // The danger: after a failed sync the next one succeeds, and what it covers is believed to be there.
 func TestFailedSyncPoisonsForGood(t *testing.T) {
-	mem, j := vfs.NewMem(), errorfs.None()
+	mem := vfs.NewMem()
 	require.NoError(t, mem.MkdirAll("/data", 0o770))
 	s, err := manifest.Create(mem, dir, manifest.Options{})
 	require.NoError(t, err)
 	require.NoError(t, s.Close())
 	errBroken := errors.New("input/output error")
 	for i := range 4 { // a list, an open, … until the sync of the edit
-		j = errorfs.OnIndex(i+2, errorfs.Syncs, errBroken)
+		j := errorfs.OnIndex(i+2, errorfs.Syncs, errBroken)
 		s, _, err = manifest.Open(errorfs.Wrap(mem, j), dir, manifest.Options{})
 		if err != nil {
 			require.ErrorIs(t, err, errBroken)
