@@ -14,7 +14,13 @@ import (
 	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
 )
 
-const testDir = "data"
+const (
+	testDir = "data"
+
+	// How long tests wait for a condition, and how often they look.
+	eventually = 20 * time.Second
+	tick       = time.Millisecond
+)
 
 // smallOptions make everything happen with little data.
 func smallOptions(fs vfs.FS) Options {

@@ -294,7 +294,8 @@ func (e *Engine) discard(err error, tables []*manifest.Table) {
 func (e *Engine) tableDir() string            { return path.Join(e.dir, compact.TableDir) }
 func (e *Engine) tablePath(num uint64) string { return path.Join(e.tableDir(), compact.TableName(num)) }
 
-// Flush writes everything that was applied before the call to tables.
+// Flush writes everything that was applied before the call to tables. After an error it is tried
+// again in the background; nothing is lost.
 func (e *Engine) Flush(ctx context.Context) error {
 	if err := e.rotateNonEmpty(); err != nil {
 		return err
@@ -304,6 +305,7 @@ func (e *Engine) Flush(ctx context.Context) error {
 	if n := len(e.mu.imm); n > 0 {
 		last = e.mu.imm[n-1]
 	}
+	e.mu.flushErr = nil // of attempts before this call
 	e.mu.Unlock()
 	if last == nil {
 		return nil
