@@ -60,7 +60,10 @@ func (r *Reader) Next(limit Position) (Frame, error) {
 		limit = written
 	}
 	for {
-		end, following := r.extent(limit)
+		end, following, err := r.extent(limit)
+		if err != nil {
+			return Frame{}, err
+		}
 		r.frames.Extend(end)
 		start := r.frames.Offset()
 		h, payload, err := r.frames.Next()
@@ -86,21 +89,21 @@ func (r *Reader) Next(limit Position) (Frame, error) {
 
 // extent returns up to where the segment may be read, and the number of the one that follows if the
 // limit is behind this one.
-func (r *Reader) extent(limit Position) (end int64, following uint64) {
+func (r *Reader) extent(limit Position) (end int64, following uint64, err error) {
 	if limit.Segment < r.number {
-		return 0, 0
+		return 0, 0, nil
 	}
-	end, following = r.log.extent(r.number)
+	end, following, err = r.log.extent(r.number)
 	if limit.Segment == r.number {
-		return min(end, limit.Offset), 0
+		return min(end, limit.Offset), 0, err
 	}
-	return end, following
+	return end, following, err
 }
 
 // extent returns the end of a live segment, and the number of the one behind it; 0: none.
-func (l *Log) extent(number uint64) (end int64, following uint64) {
+func (l *Log) extent(number uint64) (end int64, following uint64, err error) {
 	if s := l.current.Load(); s != nil && s.number == number {
-		return s.written.Load(), 0
+		return s.written.Load(), 0, nil
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -109,14 +112,14 @@ func (l *Log) extent(number uint64) (end int64, following uint64) {
 			continue
 		}
 		if i+1 < len(l.segments) {
-			return s.Bytes, l.segments[i+1].Number
+			return s.Bytes, l.segments[i+1].Number, nil
 		}
 		if c := l.current.Load(); c != nil && c.number == number { // it was published meanwhile
-			return c.written.Load(), 0
+			return c.written.Load(), 0, nil
 		}
-		return s.Bytes, 0
+		return s.Bytes, 0, nil
 	}
-	return 0, 0
+	return 0, 0, fmt.Errorf("%w: %s", ErrTrimmed, FileName(number))
 }
 
 func (r *Reader) readError(offset int64, err error) error {
