@@ -1,0 +1,343 @@
+package main
+
+// swap replaces a text that stands exactly once in the file.
+type swap struct{ old, new string }
+
+// mutation is a break of a promise, and the tests that must notice it.
+type mutation struct {
+	name   string
+	breaks string // one sentence for the table
+	file   string
+	swaps  []swap
+	pkg    string // of the tests: module and directory
+	run    string // names of tests, joined by |
+}
+
+const (
+	node      = "services/storage-node/internal/"
+	inEngine  = node + "engine"
+	inLog     = node + "commitlog"
+	inSet     = node + "manifest"
+	inBoard   = node + "jobs"
+	inCache   = node + "cache"
+	inPicker  = node + "picker"
+	inMerge   = "libs/compact"
+	inTable   = "libs/sstable"
+	inRecord  = "libs/record"
+	inJoin    = "libs/causal"
+	inCrashFS = "libs/vfs/crashfs"
+
+	powerCut = "TestPowerCutLosesNothingAndResurrectsNothing"
+)
+
+// mutations are in the order of a write's way: log, memtable, table, manifest, compaction, read.
+var mutations = []mutation{
+	{
+		name:   "log-not-synced",
+		breaks: "The commit log is never synced, and says that it was.",
+		file:   inLog + "/append.go",
+		swaps:  []swap{{"if err := s.file.SyncData(); err != nil {", "if err := error(nil); err != nil {"}},
+		pkg:    inLog, run: "TestCrashAtEveryOperationLosesNothing",
+	},
+	{
+		name:   "log-failed-sync-retried",
+		breaks: "A failed sync of the log is returned but can be tried again, and then \"succeeds\" without the lost pages.",
+		file:   inLog + "/append.go",
+		swaps:  []swap{{`return l.poison("sync "+FileName(s.number), err)`, "return err"}},
+		pkg:    inLog, run: "TestFailedSyncPoisonsForEver",
+	},
+	{
+		name:   "log-rotation-not-synced",
+		breaks: "A segment is left behind unsynced when the log goes on in the next one.",
+		file:   inLog + "/append.go",
+		swaps:  []swap{{"if err := l.syncSegment(old); err != nil {", "if err := error(nil); err != nil {"}},
+		pkg:    inLog, run: "TestCrashAtEveryOperationLosesNothing",
+	},
+	{
+		name:   "log-name-not-synced",
+		breaks: "A new segment takes frames before its name is durable.",
+		file:   inLog + "/prepare.go",
+		swaps:  []swap{{"err = vfs.SyncDir(l.fs, l.dir)", "err = nil"}},
+		pkg:    inLog, run: "TestCrashAtEveryOperationLosesNothing",
+	},
+	{
+		name:   "log-recovered-not-confirmed",
+		breaks: "What replay showed to readers is not made durable before they see it, and can vanish with the next power cut.",
+		file:   inLog + "/log.go",
+		swaps:  []swap{{"if r.End.Segment != 0 {", "if false {"}},
+		pkg:    inLog, run: "TestCrashAtEveryOperationLosesNothing|TestStartWritesWhatIsNotProvenOnceMore",
+	},
+	{
+		name:   "log-epoch-ignored",
+		breaks: "Frames of a recycled segment's former life pass for new ones.",
+		file:   inRecord + "/reader.go",
+		swaps:  []swap{{"if !ok || h.Epoch != r.o.Epoch {", "if !ok {"}},
+		pkg:    inRecord, run: "TestTheEndIsToldApart",
+	},
+	{
+		name:   "log-torn-in-sealed-accepted",
+		breaks: "Damage in the middle of the log passes for the torn tail of a crash: what stands behind it is lost silently.",
+		file:   inLog + "/replay.go",
+		swaps: []swap{
+			{"if err == io.EOF || isHead && errors.Is(err, record.ErrTorn) {", "if err == io.EOF || errors.Is(err, record.ErrTorn) {"},
+			{"Sealed: !isHead}", "Sealed: false}"},
+		},
+		pkg: inLog, run: "TestEveryFlippedByteIsDetected",
+	},
+	{
+		name:   "log-damage-before-proof-cut",
+		breaks: "An invalid frame is always a torn tail, although a later frame proves that it was durable once.",
+		file:   inRecord + "/reader.go",
+		swaps:  []swap{{"case synced > r.off:", "case false:"}},
+		pkg:    inRecord, run: "TestTheEndIsToldApart|TestEveryFlippedByteIsDetected",
+	},
+	{
+		name:   "log-checksum-ignored",
+		breaks: "The payload of a frame is taken whatever its checksum says.",
+		file:   inRecord + "/reader.go",
+		swaps:  []swap{{"if crc32.Checksum(payload, castagnoli) != sum {", "if crc32.Checksum(payload, castagnoli) != sum && false {"}},
+		pkg:    inRecord, run: "TestEveryFlippedByteIsDetected",
+	},
+	{
+		name:   "log-trim-ignores-pins",
+		breaks: "Segments that a follower still reads are given up.",
+		file:   inLog + "/prepare.go",
+		swaps:  []swap{{"floor = min(floor, number)", "_ = number"}},
+		pkg:    inLog, run: "TestPinsKeepSegments",
+	},
+	{
+		name:   "acknowledged-before-sync",
+		breaks: "A write returns while its sync is still under way.",
+		file:   inEngine + "/durable.go",
+		swaps: []swap{{"err := e.log.SyncTo(target.pos)\n", `err := e.poisonErr()
+	go func() { _ = e.log.SyncTo(target.pos) }()
+`}},
+		pkg: inEngine, run: powerCut,
+	},
+	{
+		name:   "acknowledged-without-sync",
+		breaks: "A write under sync=group returns without waiting; the background syncs it some time.",
+		file:   inEngine + "/write.go",
+		swaps:  []swap{{"return p.e.waitDurable(p.seq)", "return nil"}},
+		pkg:    inEngine, run: powerCut,
+	},
+	{
+		name:   "read-before-durable",
+		breaks: "Get shows a write before it is durable: a reader can act on what a power cut takes back.",
+		file:   inEngine + "/durable.go",
+		swaps:  []swap{{"if e.opts.Sync != SyncGroup {", "if true {"}},
+		pkg:    inEngine, run: "TestGetSeesDurableRowsOnly",
+	},
+	{
+		name:   "batch-in-two-frames",
+		breaks: "The first change of a group is logged in a frame of its own: a batch can be found half.",
+		file:   inEngine + "/commit.go",
+		swaps: []swap{{"pos, err := e.log.Append(frameBatch, frame)\n", `if _, rest, err := nextChange(frame[groupHeaderBytes:]); err == nil && count > 1 {
+		one := bytes.Clone(frame[:len(frame)-len(rest)])
+		binary.LittleEndian.PutUint32(one[8:], 1)
+		if _, err := e.log.Append(frameBatch, one); err != nil {
+			return e.logError("append", err)
+		}
+		frame = append(bytes.Clone(frame[:groupHeaderBytes]), rest...)
+		binary.LittleEndian.PutUint64(frame, uint64(first)+1)
+		binary.LittleEndian.PutUint32(frame[8:], uint32(count-1))
+	}
+	pos, err := e.log.Append(frameBatch, frame)
+`}},
+		pkg: inEngine, run: powerCut,
+	},
+	{
+		name:   "flushed-table-not-synced",
+		breaks: "A table is named by the manifest, and its log trimmed, before its bytes are durable.",
+		file:   inEngine + "/flush.go",
+		swaps:  []swap{{"err = w.file.Sync()", "err = nil"}},
+		pkg:    inEngine, run: powerCut,
+	},
+	{
+		name:   "flushed-name-not-synced",
+		breaks: "The names of flushed tables are not durable when the manifest names them.",
+		file:   inEngine + "/flush.go",
+		swaps:  []swap{{"return vfs.SyncDir(w.e.fs, w.e.tableDir())", "return nil"}},
+		pkg:    inEngine, run: powerCut,
+	},
+	{
+		name:   "trim-before-edit",
+		breaks: "The log is trimmed before the edit that makes the flushed table count.",
+		file:   inEngine + "/flush.go",
+		swaps:  []swap{{"err = e.applyEdit(edit, func() {", "e.trimLog(edit.LogFloor)\n\terr = e.applyEdit(edit, func() {"}},
+		pkg:    inEngine, run: powerCut,
+	},
+	{
+		name:   "manifest-edit-not-synced",
+		breaks: "An edit is answered for before it is durable.",
+		file:   inSet + "/file.go",
+		swaps:  []swap{{"if err := s.f.SyncData(); err != nil {", "if err := error(nil); err != nil {"}},
+		pkg:    inSet, run: "TestAppliedEditsSurviveEveryCrash",
+	},
+	{
+		name:   "manifest-marker-not-synced",
+		breaks: "The old manifest is removed before the marker of the new one is durable.",
+		file:   inSet + "/marker.go",
+		swaps:  []swap{{"return vfs.SyncDir(fsys, dir)", "return nil"}},
+		pkg:    inSet, run: "TestAppliedEditsSurviveEveryCrash",
+	},
+	{
+		name:   "manifest-failed-sync-retried",
+		breaks: "An edit whose sync failed can be followed by others, as if it were known what is on disk.",
+		file:   inSet + "/file.go",
+		swaps:  []swap{{"return s.poison(fmt.Errorf(\"sync %s: %w\", fileName(s.marker.file), err))", "return err"}},
+		pkg:    inSet, run: "TestFailedSyncPoisonsForGood",
+	},
+	{
+		name:   "install-name-not-synced",
+		breaks: "The manifest names the outputs of a compaction before their new names are durable.",
+		file:   inEngine + "/install.go",
+		swaps:  []swap{{"if err := vfs.SyncDir(e.fs, e.tableDir()); err != nil {", "if err := error(nil); err != nil {"}},
+		pkg:    inEngine, run: powerCut,
+	},
+	{
+		name:   "install-edit-before-rename",
+		breaks: "The edit that names the outputs of a compaction comes before their rename.",
+		file:   inEngine + "/install.go",
+		swaps: []swap{
+			{"if err := e.fs.Rename(files[i], e.tablePath(num)); err != nil {", "if err := error(nil); err != nil {"},
+			{"\te.stats.installs.Add(1)\n", `	for i, t := range tables {
+		if err := e.fs.Rename(files[i], e.tablePath(t.Num)); err != nil {
+			return err
+		}
+	}
+	if err := vfs.SyncDir(e.fs, e.tableDir()); err != nil {
+		return err
+	}
+	e.stats.installs.Add(1)
+`},
+		},
+		pkg: inEngine, run: powerCut,
+	},
+	{
+		name:   "install-output-not-synced",
+		breaks: "The node believes a worker that says it has synced.",
+		file:   inBoard + "/verify.go",
+		swaps:  []swap{{"\t\terr = f.Sync()\n", ""}},
+		pkg:    inBoard, run: "TestNodeItselfSyncsWhatItInstalls",
+	},
+	{
+		name:   "install-digest-not-compared",
+		breaks: "Outputs are installed whatever digest was reported.",
+		file:   inBoard + "/verify.go",
+		swaps:  []swap{{"case claim.Digest != m.Digest:", "case false:"}},
+		pkg:    inBoard, run: "TestLyingWorkersAreRejected",
+	},
+	{
+		name:   "install-output-not-read",
+		breaks: "The content of outputs is not read before they are installed.",
+		file:   inBoard + "/verify.go",
+		swaps:  []swap{{"\tif full {\n", "\tif full && false {\n"}},
+		pkg:    inBoard, run: "TestLyingWorkersAreRejected",
+	},
+	{
+		name:   "install-output-not-sealed",
+		breaks: "An output that the worker has still open for writing is verified and installed.",
+		file:   inBoard + "/staging.go",
+		swaps:  []swap{{"f, err := b.o.FS.OpenForeign(name, true)", "f, err := b.o.FS.OpenForeign(name, false)"}},
+		pkg:    inBoard, run: "TestLyingWorkersAreRejected|TestZombieCannotChangeWhatIsInstalled",
+	},
+	{
+		name:   "board-old-epoch-accepted",
+		breaks: "A worker whose lease went to another one can still complete.",
+		file:   inBoard + "/complete.go",
+		swaps:  []swap{{"|| j.epoch != k.Epoch ", ""}},
+		pkg:    inBoard, run: "TestLeaseExpiresAndTheLateWorkerIsFenced|TestKeysOfNobodyAreFenced",
+	},
+	{
+		name:   "board-verified-job-expires",
+		breaks: "A job can expire, and be given to another worker, while its outputs are verified.",
+		file:   inBoard + "/complete.go",
+		swaps:  []swap{{"if j.state != StateLeased || j.granting {", "if j.granting {"}},
+		pkg:    inBoard, run: "TestJobBeingVerifiedCannotExpireAndAnswersRepetitions",
+	},
+	{
+		name:   "merge-input-digest-ignored",
+		breaks: "A worker merges whatever file stands under the name of an input.",
+		file:   inMerge + "/run.go",
+		swaps:  []swap{{"m.Size != uint64(in.Size) || m.Digest != in.Digest {", "m.Size != uint64(in.Size) {"}},
+		pkg:    inMerge, run: "TestMergeRefusesAnotherTable",
+	},
+	{
+		name:   "merge-drops-tombstone-early",
+		breaks: "Tombstones go before the bottom: older values below come back.",
+		file:   inMerge + "/group.go",
+		swaps:  []swap{{"if !g.bottom {", "if false {"}},
+		pkg:    inMerge, run: "TestMergeScripts|TestMergeChangesNoReading",
+	},
+	{
+		name:   "merge-joins-across-snapshot",
+		breaks: "Versions are joined across a snapshot, which then reads the future or nothing.",
+		file:   inMerge + "/group.go",
+		swaps:  []swap{{"!g.open || s != g.stripe {", "!g.open {"}},
+		pkg:    inMerge, run: "TestMergeScripts|TestMergeChangesNoReading",
+	},
+	{
+		name:   "merge-ignores-range-delete",
+		breaks: "Entries under a range delete are kept and survive it at the bottom.",
+		file:   inMerge + "/group.go",
+		swaps:  []swap{{"ok && t.Seq() < seq {", "ok && false {"}},
+		pkg:    inMerge, run: "TestMergeScripts|TestMergeChangesNoReading",
+	},
+	{
+		name:   "bottom-ignores-fragments-above",
+		breaks: "A tombstone is collected under a fragment in a younger table, which then brings the deleted value back.",
+		file:   inPicker + "/cleanup.go",
+		swaps:  []swap{{"(older || t.Merges > 0 || t.Quarantined)", "(older || t.Quarantined)"}},
+		pkg:    inPicker, run: "TestBottommostLeavesOutWhatIsOutside|TestPicks",
+	},
+	{
+		name:   "bottom-ignores-memtables",
+		breaks: "A tombstone is collected under a fragment in a memtable.",
+		file:   inPicker + "/cleanup.go",
+		swaps:  []swap{{"for _, s := range memMerges {", "for _, s := range memMerges[:0] {"}},
+		pkg:    inPicker, run: "TestBottommostLeavesOutWhatIsOutside|TestPicks",
+	},
+	{
+		name:   "block-checksum-ignored",
+		breaks: "A block is believed whatever its checksum says: rot becomes a wrong answer.",
+		file:   inTable + "/reader.go",
+		swaps:  []swap{{"if checksum(b[:n], h.offset) != want {", "if false && checksum(b[:n], h.offset) != want {"}},
+		pkg:    inTable, run: "TestReadsOfDamagedTablesFailOrAreRight|TestEveryFlippedByteIsDetected",
+	},
+	{
+		name:   "row-cache-takes-old-reads",
+		breaks: "A slow read puts the old row back into the cache after a newer write went by.",
+		file:   inCache + "/rows.go",
+		swaps:  []swap{{"if at < *s.floor(hash) || r.ranges", "if r.ranges"}},
+		pkg:    inCache, run: "TestRowsFollowSequences",
+	},
+	{
+		name:   "overtaken-set-applied",
+		breaks: "A conditional write whose read is overtaken is applied all the same and shadows what came between.",
+		file:   inEngine + "/commit.go",
+		swaps:  []swap{{"if e.overtaken(r.batch, ranges) {", "if e.overtaken(r.batch, ranges) && false {"}},
+		pkg:    inEngine, run: "TestEngineEqualsModel",
+	},
+	{
+		name:   "ingest-overtakes-memtable",
+		breaks: "An ingest is published over a memtable with older changes in its range.",
+		file:   inEngine + "/ingest.go",
+		swaps:  []swap{{"if !in.overlapsMemtables() {", "if true {"}},
+		pkg:    inEngine, run: "TestEngineEqualsModel",
+	},
+	{
+		name:   "checkpoint-name-not-synced",
+		breaks: "A checkpoint is acknowledged before the names in it are durable.",
+		file:   inEngine + "/checkpoint.go",
+		swaps:  []swap{{"if err := vfs.SyncDir(fsys, path.Join(dir, name)); err != nil {", "if err := error(nil); err != nil && name == \"\" {"}},
+		pkg:    inEngine, run: powerCut,
+	},
+	{
+		name:   "join-forgets-a-conflict",
+		breaks: "Of two values under one plain clock one vanishes in the join.",
+		file:   inJoin + "/sibling.go",
+		swaps:  []swap{{"", ""}},
+		pkg:    inJoin, run: "TestSamePlainClockWithAnotherValueIsAConflict",
+	},
+}
