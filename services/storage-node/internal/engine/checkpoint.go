@@ -7,9 +7,11 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"strconv"
 	"strings"
 
 	"github.com/pairdb/pairdb/libs/compact"
+	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/commitlog"
 	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
@@ -47,6 +49,7 @@ type cut struct {
 	version  *manifest.Version
 	floor    uint64
 	meta     map[string]string
+	seq      ikey.Seq
 	segments []commitlog.Segment
 	unpin    func()
 }
@@ -63,7 +66,7 @@ func (e *Engine) cut() (*cut, error) {
 		}
 		e.editMu.Lock()
 		defer e.editMu.Unlock()
-		c.floor, c.meta = e.manifest.LogFloor(), e.manifest.NodeMeta()
+		c.floor, c.meta, c.seq = e.manifest.LogFloor(), e.manifest.NodeMeta(), ikey.Seq(e.applied.Load())
 		for _, s := range e.log.Segments() {
 			if s.Number >= c.floor {
 				c.segments = append(c.segments, s)
@@ -105,6 +108,8 @@ func (c *cut) write(ctx context.Context, dir string) error {
 			edit.NodeMeta[key] = value
 		}
 	}
+	// Nobody follows a checkpoint from before it was made; tables for that are not kept.
+	edit.NodeMeta[metaFeedFrom] = strconv.FormatUint(uint64(c.seq)+1, 10)
 	for level, tables := range c.version.Levels {
 		for _, t := range tables {
 			if err := ctx.Err(); err != nil {

@@ -18,10 +18,8 @@ const (
 	// frameBatch is a group of batches: first sequence u64 ‖ changes u32 ‖ the changes (Batch).
 	// Change i has the sequence first + i. A frame is there as a whole or not at all.
 	frameBatch uint8 = 1
-	// frameIngest names tables that were ingested; ingest.go.
+	// frameIngest names tables that were ingested; ingestmarker.go.
 	frameIngest uint8 = 2
-	// frameIngestAbort takes the ingest of the frame before it back.
-	frameIngestAbort uint8 = 3
 
 	groupHeaderBytes = 8 + 4
 )

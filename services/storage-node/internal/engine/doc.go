@@ -22,8 +22,8 @@
 //     point. What no edit names is deleted at the next open.
 //  5. The edit of a flush carries the log floor and the flushed sequence; the log is trimmed
 //     after it, never before.
-//  6. Ingest: tables durable; marker in the commit log durable (the commit point); then the edit.
-//     Recovery repeats the edit if it is missing.
+//  6. Ingest: tables durable; marker in the commit log durable, for the change feed; then the edit:
+//     the commit point. A marker without an edit counts for nothing.
 //  7. Files go only when no version, no job, no checkpoint and no tail pin needs them.
 //
 // # Locks, outermost first

@@ -6,12 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"path"
-	"strconv"
 
 	"github.com/pairdb/pairdb/libs/causal"
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/iterator"
-	"github.com/pairdb/pairdb/libs/record"
 	"github.com/pairdb/pairdb/libs/sstable"
 	"github.com/pairdb/pairdb/services/storage-node/internal/commitlog"
 	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
@@ -29,8 +27,9 @@ import (
 //     the commit queue is held up. If writes were faster, it begins again.
 //  2. Memtables with keys in the range are flushed: in the tree, what is above must be newer.
 //  3. In the commit queue, with nothing else under way: a marker with S goes to the log and is
-//     synced. This is the commit point. Later writes have sequences above S.
-//  4. The manifest edit adds the tables; a crash before it makes recovery repeat it.
+//     synced, for the change feed. Later writes have sequences above S.
+//  4. The manifest edit adds the tables, and the fact that S was ingested: the commit point. A marker
+//     without the fact counts for nothing.
 //
 // A writer whose read is older than S and whose key is in the range gets ErrConflict: its Set would
 // shadow what it has not seen.
@@ -61,8 +60,6 @@ const (
 	// maxIngestFiles bounds open files, maxIngestTables the marker.
 	maxIngestFiles  = 1024
 	maxIngestTables = 4096
-
-	metaIngested = metaPrefix + "ingested_seq"
 )
 
 var (
@@ -218,7 +215,7 @@ func (in *ingest) drop() {
 	}
 }
 
-// publish brings the tables into the tree. committed says that the marker may be in the log.
+// publish brings the tables into the tree. committed says that the edit may be in the manifest.
 func (in *ingest) publish(ctx context.Context) (committed bool, err error) {
 	for attempt := 1; ; attempt++ {
 		err := in.e.runAlone(func() error {
@@ -301,17 +298,16 @@ func (in *ingest) commit() (committed bool, err error) {
 		marker.tables = append(marker.tables, markedTable{num: t.Num, digest: t.Digest})
 	}
 	frame := marker.encode()
-	// Room for the abort as well: it must not fail for want of space.
-	if err := e.log.Reserve(2*len(frame) + record.HeaderBytes); err != nil {
+	if err := e.log.Reserve(len(frame)); err != nil {
 		return false, e.logError("reserve", err)
 	}
 	e.leader.next = in.seq + 1
 	pos, err := e.log.Append(frameIngest, frame)
 	if err != nil {
-		return true, e.logError("append ingest marker", err)
+		return false, e.logError("append ingest marker", err)
 	}
 	if err := e.log.SyncTo(pos); err != nil {
-		return true, e.poison(err)
+		return false, e.poison(err)
 	}
 	e.tails.addIngest(in.seq, in.numbers())
 	err = e.applyEdit(in.edit(), nil, func() { in.show(pos) })
@@ -319,24 +315,13 @@ func (in *ingest) commit() (committed bool, err error) {
 		return true, err
 	}
 	e.tails.forget(in.seq)
-	// The edit is not in the manifest and will not be: take the marker back, or recovery would
-	// repeat the edit.
-	pos, aerr := e.log.Append(frameIngestAbort, frame)
-	if aerr == nil {
-		aerr = e.log.SyncTo(pos)
-	}
-	if aerr != nil {
-		return true, e.poison(aerr)
-	}
 	return false, err
 }
 
 // edit adds the tables to level 0. Which tables the marker names is a fact of the node until the log
 // has forgotten the marker: Tail needs them, even when they are compacted away.
 func (in *ingest) edit() manifest.Edit {
-	edit := manifest.Edit{LastSeq: in.seq, NodeMeta: map[string]string{
-		metaIngested: strconv.FormatUint(uint64(in.seq), 10),
-	}}
+	edit := manifest.Edit{LastSeq: in.seq, NodeMeta: map[string]string{}}
 	for _, t := range in.tables {
 		edit.Added = append(edit.Added, manifest.Added{Level: 0, Table: t})
 	}

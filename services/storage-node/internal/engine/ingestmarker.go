@@ -4,14 +4,11 @@ import (
 	"encoding/binary"
 	"fmt"
 
-	"github.com/pairdb/pairdb/libs/compact"
 	"github.com/pairdb/pairdb/libs/ikey"
-	"github.com/pairdb/pairdb/libs/sstable"
-	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
 )
 
-// ingestMarker is the content of frameIngest, and of the frameIngestAbort that takes it back, which
-// is always the frame behind it:
+// ingestMarker is the content of frameIngest: where in the order of changes tables were ingested. It
+// counts if the manifest has the fact of the ingest (ingestFact).
 //
 //	sequence u64 ‖ tables u32 ‖ (number u64 ‖ digest u64)…
 type ingestMarker struct {
@@ -47,32 +44,4 @@ func decodeIngestMarker(b []byte) (m ingestMarker, err error) {
 		m.tables = append(m.tables, markedTable{num: binary.LittleEndian.Uint64(b), digest: binary.LittleEndian.Uint64(b[8:])})
 	}
 	return m, nil
-}
-
-// repeat brings the tables of a marker into the tree whose edit a crash prevented. They were durable
-// before the marker was.
-func (m ingestMarker) repeat(e *Engine) error {
-	in := &ingest{e: e, seq: m.seq}
-	for _, t := range m.tables {
-		meta, err := e.readMeta(t)
-		if err != nil {
-			return fmt.Errorf("repeat the ingest at sequence %d: %w", m.seq, err)
-		}
-		in.tables = append(in.tables, &manifest.Table{Num: t.num, Meta: meta, Origin: manifest.OriginIngest})
-	}
-	e.tails.addIngest(m.seq, in.numbers())
-	return e.applyEdit(in.edit(), nil, nil)
-}
-
-func (e *Engine) readMeta(t markedTable) (meta sstable.Meta, err error) {
-	open, err := e.tables.slot(t.num).acquire()
-	if err != nil {
-		return meta, err
-	}
-	defer open.release()
-	meta = open.Meta()
-	if meta.Digest != t.digest {
-		return meta, fmt.Errorf("%w: %s is not the table that the marker names", ErrCorrupt, compact.TableName(t.num))
-	}
-	return meta, nil
 }

@@ -46,12 +46,9 @@ type LogChange struct {
 // of a kind that this program does not know.
 func DecodeLogFrame(frameType uint8, payload []byte, visit func(LogChange) error) (LogFrame, error) {
 	switch frameType {
-	case frameIngest, frameIngestAbort:
+	case frameIngest:
 		m, err := decodeIngestMarker(payload)
 		f := LogFrame{Kind: "ingest", First: m.seq, Count: 1}
-		if frameType == frameIngestAbort {
-			f.Kind = "ingest-abort"
-		}
 		for _, t := range m.tables {
 			f.Tables = append(f.Tables, LogTable{Num: t.num, Digest: t.digest})
 		}

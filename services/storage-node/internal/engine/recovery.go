@@ -31,13 +31,10 @@ func (e *Engine) recover() error {
 	if r.flushed, err = e.metaSeq(metaFlushed); err != nil {
 		return err
 	}
-	if r.ingested, err = e.metaSeq(metaIngested); err != nil {
-		return err
-	}
 	if err := e.loadKept(); err != nil {
 		return err
 	}
-	r.last = max(r.flushed, r.ingested, e.manifest.LastSeq())
+	r.last = max(r.flushed, e.manifest.LastSeq())
 	e.flushed.Store(uint64(r.flushed))
 	e.mu.mem = &memHandle{Table: e.arenas.take(e.opts.MemtableBytes, 0), first: r.flushed + 1, segment: e.manifest.LogFloor()}
 	e.mu.Lock()
@@ -70,9 +67,6 @@ func (r *replay) run() error {
 		}
 		return nil
 	}, progress)
-	if err == nil {
-		err = r.settleMarker()
-	}
 	switch {
 	case errors.Is(err, commitlog.ErrCorrupt):
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
@@ -101,33 +95,23 @@ func (e *Engine) closeRecovered() error {
 
 // replay is a pass through the commit log.
 type replay struct {
-	e        *Engine
-	flushed  ikey.Seq // changes up to it are in tables
-	ingested ikey.Seq // ingests up to it are in the manifest
-	last     ikey.Seq // the newest sequence so far, of log and manifest
-	logLast  ikey.Seq // the newest sequence of the log so far
-	// marker is an ingest whose next frame has not been seen: that may take it back.
-	marker  *ingestMarker
+	e       *Engine
+	flushed ikey.Seq // changes up to it are in tables
+	last    ikey.Seq // the newest sequence so far, of log and manifest
+	logLast ikey.Seq // the newest sequence of the log so far
 	changes int
 }
 
 // frame takes one frame of the log; segment is where it stands.
 func (r *replay) frame(kind uint8, payload []byte, segment uint64) error {
-	if kind == frameIngestAbort {
-		return r.abort(payload)
-	}
-	if err := r.settleMarker(); err != nil {
-		return err
-	}
 	switch kind {
 	case frameBatch:
 		return r.batch(payload, segment)
-	case frameIngest:
+	case frameIngest: // the manifest says whether it happened
 		m, err := decodeIngestMarker(payload)
 		if err != nil {
 			return err
 		}
-		r.marker = &m
 		return r.advance(m.seq, m.seq)
 	}
 	return fmt.Errorf("%w: frame of type %d: written by a newer program?", ErrNewerFormat, kind)
@@ -140,31 +124,6 @@ func (r *replay) advance(first, last ikey.Seq) error {
 	}
 	r.logLast, r.last = last, max(r.last, last)
 	return nil
-}
-
-func (r *replay) abort(payload []byte) error {
-	m, err := decodeIngestMarker(payload)
-	if err != nil {
-		return err
-	}
-	if r.marker == nil || r.marker.seq != m.seq {
-		return fmt.Errorf("%w: an ingest at sequence %d is taken back that is not the frame before", ErrCorrupt, m.seq)
-	}
-	r.marker = nil
-	return nil
-}
-
-// settleMarker repeats an ingest that nothing took back and the manifest does not have. If changes
-// above it were flushed, the process went on without it: it was reported as failed, and must not come
-// back below what was written since.
-func (r *replay) settleMarker() error {
-	m := r.marker
-	r.marker = nil
-	if m == nil || m.seq <= r.ingested || m.seq <= r.flushed {
-		return nil
-	}
-	r.e.durable.synced = m.seq
-	return m.repeat(r.e)
 }
 
 // batch inserts the changes of a frame that are in no table.

@@ -130,11 +130,9 @@ func (t *Tail) readFrame() error {
 		if len(segments) == 0 {
 			return io.EOF
 		}
-		r, err := t.e.log.NewReader(commitlog.Position{Segment: segments[0].Number})
-		if err != nil {
+		if err := t.attachLocked(segments[0].Number); err != nil {
 			return err
 		}
-		t.reader = r
 	}
 	f, err := t.reader.Next(t.e.log.Written())
 	if errors.Is(err, commitlog.ErrTrimmed) {
@@ -145,6 +143,24 @@ func (t *Tail) readFrame() error {
 	}
 	t.at = f.End
 	return t.open(f)
+}
+
+// attach makes a feed that began with an empty log hold its first segment.
+func (t *Tail) attach(segment uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.reader == nil && t.broken == nil {
+		t.broken = t.attachLocked(segment)
+	}
+}
+
+func (t *Tail) attachLocked(segment uint64) error {
+	r, err := t.e.log.NewReader(commitlog.Position{Segment: segment})
+	if err != nil {
+		return err
+	}
+	t.reader, t.at = r, commitlog.Position{Segment: segment}
+	return nil
 }
 
 // open begins to hand a frame out.
@@ -163,7 +179,6 @@ func (t *Tail) open(f commitlog.Frame) error {
 		}
 		t.last, t.ingSeq = m.seq, m.seq
 		t.ops = nil
-	case frameIngestAbort: // the marker before it names tables that nobody keeps
 	default:
 		return fmt.Errorf("%w: frame of type %d", ErrNewerFormat, f.Type)
 	}

@@ -13,11 +13,12 @@ import (
 	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
 )
 
-// Facts of the node: a pin of the change feed, with the sequence it holds; and an ingest that the
-// log still has a marker of, with the numbers of its tables.
+// Facts of the node: a pin of the change feed, with the sequence it holds; an ingest that the log still
+// has a marker of, with the numbers of its tables; the sequence from which on the feed is complete.
 const (
 	metaPin      = metaPrefix + "pin."
 	metaIngestAt = metaPrefix + "ingest."
+	metaFeedFrom = metaPrefix + "feed_from"
 	// maxKeptIngests bounds the ingests that the log may have markers of; then the oldest log is
 	// given up.
 	maxKeptIngests = 256
@@ -33,6 +34,9 @@ type tailState struct {
 	kept    map[uint64]int        // how many markers name a table
 	// obsolete are kept tables that the tree does not need; they go with the marker.
 	obsolete map[uint64]bool
+	// from is the first sequence from which on the feed is complete: what ingest markers below it
+	// named is forgotten, even if a crash brings their segments back.
+	from ikey.Seq
 	// stale are facts to be removed with the next edit.
 	stale []string
 }
@@ -97,7 +101,10 @@ func (t *tailState) tablesOf(seq ikey.Seq) ([]uint64, bool) {
 }
 
 // loadKept reads which tables are kept for markers, before any file is deleted.
-func (e *Engine) loadKept() error {
+func (e *Engine) loadKept() (err error) {
+	if e.tails.from, err = e.metaSeq(metaFeedFrom); err != nil {
+		return err
+	}
 	ingests, err := keptIngests(e.manifest.NodeMeta())
 	if err != nil {
 		return err
@@ -270,12 +277,14 @@ func (e *Engine) pinLog(from ikey.Seq) (*tailPin, error) {
 	return nil, ErrOutOfRange
 }
 
-// segmentOf returns the newest segment that begins at or below a sequence, 0 for an empty log. The log
-// knows every change above what the manifest says was lost with trimming: none, if the first segment
-// begins at or below from.
+// segmentOf returns the newest segment that begins at or below a sequence; 0: the log is empty, and
+// whatever comes is wanted.
 func (e *Engine) segmentOf(from ikey.Seq) (uint64, error) {
+	e.tails.mu.Lock()
+	complete := from >= e.tails.from
+	e.tails.mu.Unlock()
 	segments := e.log.Segments()
-	for i := len(segments) - 1; i >= 0; i-- {
+	for i := len(segments) - 1; i >= 0 && complete; i-- {
 		first, ok, err := e.firstSeq(segments[i].Number)
 		if err != nil {
 			return 0, err
@@ -284,16 +293,11 @@ func (e *Engine) segmentOf(from ikey.Seq) (uint64, error) {
 			return segments[i].Number, nil
 		}
 	}
-	if len(segments) == 0 || from > ikey.Seq(e.flushed.Load()) || segments[0].Number == 1 {
-		// Nothing below the first segment counts: it was the first ever, or from is behind all that
-		// was trimmed.
-		if len(segments) == 0 {
-			if from <= ikey.Seq(e.applied.Load()) {
-				return 0, fmt.Errorf("%w: the log begins behind sequence %d", ErrOutOfRange, e.applied.Load())
-			}
-			return 0, nil
-		}
-		return segments[0].Number, nil
+	switch {
+	case complete && len(segments) == 0 && from > ikey.Seq(e.applied.Load()):
+		return 0, nil
+	case complete && len(segments) > 0 && (from > ikey.Seq(e.flushed.Load()) || segments[0].Number == 1):
+		return segments[0].Number, nil // only what recovery did not need was ever trimmed
 	}
 	return 0, fmt.Errorf("%w: the log does not reach back to sequence %d", ErrOutOfRange, from)
 }
@@ -326,6 +330,7 @@ func (e *Engine) trimLog(floor uint64) {
 	if e.closed.Load() {
 		return
 	}
+	e.attachPins()
 	e.breakPins(floor)
 	if err := e.log.Trim(floor); err != nil {
 		if !errors.Is(err, commitlog.ErrClosed) {
@@ -334,6 +339,26 @@ func (e *Engine) trimLog(floor uint64) {
 		return
 	}
 	e.forgetMarkers()
+}
+
+// attachPins makes the pins and tails hold the log that began when it was still empty.
+func (e *Engine) attachPins() {
+	segments := e.log.Segments()
+	if len(segments) == 0 {
+		return
+	}
+	e.tails.mu.Lock()
+	defer e.tails.mu.Unlock()
+	for _, p := range e.tails.pins {
+		if p.segment == 0 {
+			if release, err := e.log.Pin(segments[0].Number); err == nil {
+				p.segment, p.release = segments[0].Number, release
+			}
+		}
+	}
+	for t := range e.tails.open {
+		t.attach(segments[0].Number)
+	}
 }
 
 // breakPins ends the pins and tails that hold more log below floor than the retention allows.
@@ -398,7 +423,7 @@ func (e *Engine) forgetMarkers() {
 		return
 	}
 	// The facts go first: they say that the files must be there.
-	edit := manifest.Edit{NodeMeta: map[string]string{}}
+	edit := manifest.Edit{NodeMeta: map[string]string{metaFeedFrom: strconv.FormatUint(uint64(first), 10)}}
 	for _, seq := range old {
 		key, _ := ingestFact(seq, nil)
 		edit.NodeMeta[key] = ""
@@ -406,6 +431,9 @@ func (e *Engine) forgetMarkers() {
 	if e.applyEdit(edit, nil, nil) != nil {
 		return
 	}
+	e.tails.mu.Lock()
+	e.tails.from = max(e.tails.from, first)
+	e.tails.mu.Unlock()
 	for _, seq := range old {
 		for _, num := range e.tails.forget(seq) {
 			e.removeTable(num)
