@@ -22,6 +22,7 @@ import (
 	"github.com/pairdb/pairdb/libs/service/servicetest"
 	"github.com/pairdb/pairdb/libs/sidecar"
 	compactionv1 "github.com/pairdb/pairdb/proto/pairdb/compaction/v1"
+	nodev1 "github.com/pairdb/pairdb/proto/pairdb/node/v1"
 )
 
 // output is a buffer that the program and the test share.
@@ -45,7 +46,12 @@ func (o *output) String() string {
 // idle is a node without work.
 type idle struct {
 	compactionv1.UnimplementedCompactionServiceServer
+	nodev1.UnimplementedNodeServiceServer
 	leases chan struct{}
+}
+
+func (n *idle) Identity(context.Context, *nodev1.IdentityRequest) (*nodev1.IdentityResponse, error) {
+	return &nodev1.IdentityResponse{NodeId: "n1"}, nil
 }
 
 func (n *idle) Lease(ctx context.Context, _ *compactionv1.LeaseRequest) (*compactionv1.LeaseResponse, error) {
@@ -87,6 +93,7 @@ func TestCompactorWaitsForTheSocketServesAndEndsCleanly(t *testing.T) {
 	n := &idle{leases: make(chan struct{})}
 	s := grpc.NewServer(sidecar.ServerOptions(sidecar.SelfAccess())...)
 	compactionv1.RegisterCompactionServiceServer(s, n)
+	nodev1.RegisterNodeServiceServer(s, n)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	<-n.leases

@@ -25,6 +25,7 @@ import (
 	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/libs/wire"
 	compactionv1 "github.com/pairdb/pairdb/proto/pairdb/compaction/v1"
+	nodev1 "github.com/pairdb/pairdb/proto/pairdb/node/v1"
 )
 
 const testDir = "data"
@@ -32,6 +33,7 @@ const testDir = "data"
 // node is a storage node that does as the test says.
 type node struct {
 	compactionv1.UnimplementedCompactionServiceServer
+	nodev1.UnimplementedNodeServiceServer
 	t  *testing.T
 	fs vfs.FS
 
@@ -43,6 +45,7 @@ type node struct {
 	completes  []*compactionv1.CompleteRequest
 	abandons   []*compactionv1.AbandonRequest
 	polling    int
+	stranger   error // the answer to Identity
 
 	onHeartbeat func(*compactionv1.HeartbeatRequest) (*compactionv1.HeartbeatResponse, error)
 	onComplete  func(*compactionv1.CompleteRequest) (*compactionv1.CompleteResponse, error)
@@ -54,6 +57,10 @@ func (n *node) give(jobs ...*compactionv1.Job) {
 	n.queue = append(n.queue, jobs...)
 	close(n.wake)
 	n.wake = make(chan struct{})
+}
+
+func (n *node) Identity(context.Context, *nodev1.IdentityRequest) (*nodev1.IdentityResponse, error) {
+	return &nodev1.IdentityResponse{NodeId: "n1", Session: 5}, n.stranger
 }
 
 func (n *node) Lease(ctx context.Context, r *compactionv1.LeaseRequest) (*compactionv1.LeaseResponse, error) {
@@ -153,6 +160,7 @@ func (p *pod) startNode() {
 	l := bufconn.Listen(1 << 20)
 	p.server = grpc.NewServer()
 	compactionv1.RegisterCompactionServiceServer(p.server, p.node)
+	nodev1.RegisterNodeServiceServer(p.server, p.node)
 	server := p.server
 	go func() { _ = server.Serve(l) }()
 	p.gate.set(l)
@@ -178,7 +186,7 @@ func inPod(t *testing.T, slots int, change func(*Options), run func(t *testing.T
 			grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.WaitForReady(true)))
 		require.NoError(t, err)
 		o := Options{
-			Client: compactionv1.NewCompactionServiceClient(conn), FS: mem, Dir: testDir, Name: "w", Slots: slots,
+			Client: compactionv1.NewCompactionServiceClient(conn), Node: nodev1.NewNodeServiceClient(conn), FS: mem, Dir: testDir, Name: "w", Slots: slots,
 			Log: slog.New(slog.DiscardHandler),
 		}
 		if change != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/pairdb/pairdb/libs/sidecar"
 	"github.com/pairdb/pairdb/libs/vfs"
 	compactionv1 "github.com/pairdb/pairdb/proto/pairdb/compaction/v1"
+	nodev1 "github.com/pairdb/pairdb/proto/pairdb/node/v1"
 	"github.com/pairdb/pairdb/services/compactor/internal/config"
 )
 
@@ -35,7 +36,7 @@ func Serve(ctx context.Context, cfg *config.Config, rt *service.Runtime) error {
 	metrics.Register(rt.Metrics)
 	slots := min(cfg.Slots, runtime.GOMAXPROCS(0))
 	w := New(Options{
-		Client: compactionv1.NewCompactionServiceClient(conn), FS: vfs.OS, Dir: cfg.DataDir,
+		Client: compactionv1.NewCompactionServiceClient(conn), Node: nodev1.NewNodeServiceClient(conn), FS: vfs.OS, Dir: cfg.DataDir,
 		// In containers every process is number 1: chance tells two compactors apart.
 		Name:  fmt.Sprintf("compactor-%d-%04x", os.Getpid(), rand.Uint32N(1<<16)),
 		Slots: slots, Log: rt.Log, Metrics: metrics,

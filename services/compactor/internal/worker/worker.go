@@ -19,6 +19,7 @@ import (
 	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/libs/wire"
 	compactionv1 "github.com/pairdb/pairdb/proto/pairdb/compaction/v1"
+	nodev1 "github.com/pairdb/pairdb/proto/pairdb/node/v1"
 )
 
 // Formats are the table formats that this binary reads and writes.
@@ -41,8 +42,9 @@ var failFast = grpc.WaitForReady(false)
 
 // Options configure a Worker. All fields are required but Metrics.
 type Options struct {
-	// Client calls the node.
+	// Client calls the node. Node asks who it is: a quick answer where Lease may wait for 20 s.
 	Client compactionv1.CompactionServiceClient
+	Node   nodev1.NodeServiceClient
 	// FS holds Dir, the node's data directory.
 	FS  vfs.FS
 	Dir string
@@ -152,6 +154,11 @@ func (w *Worker) takeSlots(ctx context.Context) (int, bool) {
 func (w *Worker) lease(ctx context.Context, n int) ([]*compactionv1.Job, error) {
 	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
+	if w.Unreachable() != "" {
+		if err := w.greet(ctx); err != nil {
+			return nil, err
+		}
+	}
 	r, err := w.o.Client.Lease(ctx, &compactionv1.LeaseRequest{
 		Worker: w.o.Name, FreeSlots: int32(n), TotalSlots: int32(w.o.Slots), Formats: Formats,
 	}, failFast)
@@ -162,6 +169,19 @@ func (w *Worker) lease(ctx context.Context, n int) ([]*compactionv1.Job, error) 
 		return jobs, nil
 	}
 	return nil, fmt.Errorf("%w: %d jobs for %d slots", wire.ErrInvalid, len(r.GetJobs()), n)
+}
+
+// greet asks the node who it is, so that it counts as reached before there is work.
+func (w *Worker) greet(ctx context.Context) error {
+	id, err := w.o.Node.Identity(ctx, &nodev1.IdentityRequest{}, failFast)
+	if status.Code(err) == codes.PermissionDenied {
+		return nil // it answers; whether we may lease is the next question
+	}
+	if err == nil {
+		w.o.Log.Info("node found", "node_id", id.GetNodeId(), "version", id.GetVersion(), "session", id.GetSession())
+		w.reached(nil)
+	}
+	return err
 }
 
 // reached notes and logs changes of whether the node can be reached.

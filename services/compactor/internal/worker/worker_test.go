@@ -421,3 +421,23 @@ func TestMoreJobsThanAskedForAreRefused(t *testing.T) {
 		require.Empty(t, p.node.completes)
 	})
 }
+
+func TestNodeCountsAsReachedBeforeThereIsWork(t *testing.T) {
+	// A long poll says nothing for 20 s: a compactor that is idle would not become ready.
+	inPod(t, 1, nil, func(t *testing.T, p *pod) {
+		synctest.Wait()
+		require.Equal(t, 1, p.node.polling)
+		require.Empty(t, p.w.Unreachable())
+	})
+	// Where the table of users lets the worker lease and nothing else, it works all the same.
+	inPod(t, 1, nil, func(t *testing.T, p *pod) {
+		p.node.stranger = status.Error(codes.PermissionDenied, "no")
+		p.stopNode()
+		p.startNode()
+		p.node.give(p.simple(1, 10))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Len(t, p.node.completes, 1)
+		require.Empty(t, p.w.Unreachable())
+	})
+}
