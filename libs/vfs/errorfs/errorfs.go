@@ -36,10 +36,13 @@ type Injector struct {
 	// short lets a failing write write the first half.
 	short bool
 	// full: writes that need space fail until it is reset.
-	full  bool
-	seen  int
-	fired bool
-	what  string
+	full bool
+	// every operation of these kinds fails with this, until it is reset.
+	allKinds Kind
+	all      error
+	seen     int
+	fired    bool
+	what     string
 }
 
 // None returns an injector that fails nothing.
@@ -70,6 +73,13 @@ func (j *Injector) SetFull(full bool) {
 	j.full = full
 }
 
+// FailAll lets every operation of the given kinds fail with err until it is called with nil.
+func (j *Injector) FailAll(kinds Kind, err error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.allKinds, j.all = kinds, err
+}
+
 // check counts an operation and returns its error. short says to do half of a write first.
 func (j *Injector) check(kind Kind, op, name string) (err error, short bool) {
 	return j.checkSpace(kind, op, name, false)
@@ -80,6 +90,9 @@ func (j *Injector) checkSpace(kind Kind, op, name string, needsSpace bool) (err 
 	defer j.mu.Unlock()
 	if j.full && needsSpace {
 		return &fs.PathError{Op: op, Path: name, Err: vfs.ErrNoSpace}, true
+	}
+	if j.all != nil && j.allKinds&kind != 0 {
+		return &fs.PathError{Op: op, Path: name, Err: j.all}, false
 	}
 	if j.kinds&kind == 0 {
 		return nil, false
