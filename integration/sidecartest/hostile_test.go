@@ -95,7 +95,11 @@ const (
 	fenced           = compactionv1.CompleteResponse_VERDICT_FENCED
 )
 
-// fill writes records until a merge is due, and returns how many.
+// spread names record i so that every memtable covers the whole range of keys: tables that do not
+// overlap are moved, not merged.
+func spread(i int) string { return fmt.Sprintf("key-%06d", i*7919%100_003) }
+
+// fill writes records until merges are due, and returns how many there are.
 func fill(t *testing.T, c *client.Client, from int) int {
 	t.Helper()
 	var b client.Batch
@@ -103,7 +107,7 @@ func fill(t *testing.T, c *client.Client, from int) int {
 	for n := from; n < to; n += 200 {
 		b.Reset()
 		for i := n; i < n+200; i++ {
-			b.Put(keyOf(i), valueOf(i))
+			b.Put(spread(i), valueOf(i))
 		}
 		require.NoError(t, c.Write(t.Context(), &b))
 	}
@@ -117,7 +121,7 @@ func requireIntact(t *testing.T, c *client.Client, stored int) {
 	for n := 0; n < stored; n += 200 {
 		keys = keys[:0]
 		for i := n; i < min(n+200, stored); i++ {
-			keys = append(keys, keyOf(i))
+			keys = append(keys, spread(i))
 		}
 		values, err := c.GetMany(t.Context(), keys)
 		require.NoError(t, err)
@@ -262,7 +266,7 @@ func TestTwoCompactorsShareTheWork(t *testing.T) {
 	// An update in place, or a mistake: for a while there are two. They are two workers.
 	pods, log := podtest.Start(t, localpod.Options{Env: small})
 	pod := pods.All()[0]
-	second := exec.CommandContext(t.Context(), filepath.Join(podtest.Binaries(t), "compactor"))
+	second := exec.CommandContext(context.Background(), filepath.Join(podtest.Binaries(t), "compactor")) // ended below
 	second.Env = append(os.Environ(), "PAIRDB_SOCKET="+pod.Socket, "PAIRDB_DATA_DIR="+pod.DataDir, "PAIRDB_COMPACTOR_OPS_ADDR=127.0.0.1:0")
 	second.Stdout, second.Stderr = log, log
 	require.NoError(t, second.Start())
