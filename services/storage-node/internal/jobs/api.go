@@ -65,7 +65,7 @@ func (o Origin) String() string {
 // board back.
 type Installer interface {
 	// Check says, before outputs are verified, whether the plan still fits the current version.
-	// An error cancels the job; it is the reason.
+	// An error cancels the job and is the reason; one that is vfs.ErrNoSpace has it tried later.
 	Check(p *Plan) error
 	// Install moves the verified outputs into place and commits them with one edit. outs carry
 	// what the node itself read from the files: outs[i] is the file at files[i], sealed (0440,

@@ -128,7 +128,9 @@ func (b *Board) verifyAndInstall(j *job, k Key, r Report) ([]compact.Output, err
 	if j.isScrub() {
 		return nil, b.judgeScrub(j, r)
 	}
-	if err := b.o.Installer.Check(j.plan); err != nil {
+	if err := b.o.Installer.Check(j.plan); errors.Is(err, vfs.ErrNoSpace) {
+		return nil, err
+	} else if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrObsolete, err)
 	}
 	outs, files, err := b.verify(b.ctx, j.plan, k, r)

@@ -3,6 +3,7 @@ package jobs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path"
@@ -297,6 +298,18 @@ func TestDiskFullWhileCopyingCostsNoAttempt(t *testing.T) {
 		require.Equal(f, Rejected, v.Outcome)
 		require.Zero(f, f.job(id).Attempts)
 		require.Equal(f, StateQueued, f.job(id).State)
+	})
+}
+
+func TestDiskFullAtTheNodeCostsNoAttempt(t *testing.T) {
+	// Cancelling would have the engine offer the same merge again at once, for as long as it lasts.
+	inBubble(t, nil, func(f *fixture) {
+		f.e.check = func(*Plan) error { return fmt.Errorf("manifest: %w", vfs.ErrNoSpace) }
+		id := f.offer(f.e.somePlan("k"))
+		require.Equal(f, Rejected, f.finish(f.lease(someWorker("w"))).Outcome)
+		require.Zero(f, f.job(id).Attempts)
+		f.e.check = nil
+		require.Equal(f, Installed, f.finish(f.lease(someWorker("w"))).Outcome)
 	})
 }
 
