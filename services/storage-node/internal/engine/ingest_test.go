@@ -35,6 +35,15 @@ func sibling(actor, value string) []byte {
 	return r.Encode(nil)
 }
 
+// tombstone returns the record of a deletion at a time.
+func tombstone(at uint64) []byte {
+	r, err := causal.NewRecord([]causal.Sibling{{Dot: causal.Dot{Node: "n", Counter: 2}, Tombstone: true, Timestamp: at}})
+	if err != nil {
+		panic(err)
+	}
+	return r.Encode(nil)
+}
+
 // tableFile writes a table to ingest.
 func tableFile(t testing.TB, fs vfs.FS, name string, fill func(w *sstable.Writer)) string {
 	t.Helper()

@@ -108,6 +108,9 @@ func (e *Engine) Metrics() Metrics {
 	}
 	log := e.log.Metrics()
 	m.LogSegments, m.LogLiveBytes, m.LogRetainedFrom = int(log.LiveSegments), log.LiveBytes, log.OldestSegment
+	e.tails.mu.Lock()
+	m.TailPins = len(e.tails.pins)
+	e.tails.mu.Unlock()
 	e.memoryMetrics(&m)
 	e.treeMetrics(&m)
 	e.diskMetrics(&m)

@@ -1,0 +1,158 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/libs/vfs"
+)
+
+func TestTailGivesEveryChangeOnceInOrder(t *testing.T) {
+	// A follower that misses or doubles a change, across segments, flushes and restarts, is another
+	// database.
+	fs := vfs.NewMem()
+	o := smallOptions(fs)
+	e := mustOpen(t, o)
+	require.NoError(t, e.PinTail("f", 1))
+	tail, err := e.Tail(1)
+	require.NoError(t, err)
+	type seen struct {
+		seq ikey.Seq
+		key string
+	}
+	got := make(chan seen, 10_000)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() {
+		for {
+			c, err := tail.Next(ctx)
+			if err != nil {
+				done <- err
+				return
+			}
+			got <- seen{c.Seq, string(c.Key)}
+		}
+	}()
+	var want []string
+	write := func(e *Engine, n int) {
+		for i := range n {
+			k := fmt.Sprintf("t\x00%d-%d", len(want), i)
+			var b Batch
+			b.Set([]byte(k), rec(strings.Repeat("v", 150)))
+			b.Delete([]byte(k + "x"))
+			b.DeleteRange([]byte(k+"y"), []byte(k+"z"))
+			require.NoError(t, e.Apply(&b, SyncDefault))
+			want = append(want, k, k+"x", k+"y")
+		}
+	}
+	write(e, 300)
+	var last ikey.Seq
+	for _, k := range want {
+		s := <-got
+		require.Equal(t, k, s.key)
+		require.Greater(t, s.seq, last)
+		last = s.seq
+	}
+	cancel()
+	require.ErrorIs(t, <-done, context.Canceled)
+	require.NoError(t, tail.Close())
+	require.NoError(t, tail.Close())
+	require.NoError(t, e.Close())
+
+	e = mustOpen(t, o)
+	write(e, 100)
+	feed := readFeed(t, e, 1)
+	require.Len(t, feed, len(want))
+	for i, c := range feed {
+		require.Equal(t, want[i], string(c.Key))
+	}
+	middle := feed[len(feed)/2].Seq
+	feed = readFeed(t, e, middle)
+	require.Equal(t, middle, feed[0].Seq)
+	require.Len(t, feed, len(want)-len(want)/2)
+	require.NoError(t, e.PinTail("f", middle))
+	m := e.Metrics()
+	require.Equal(t, 1, m.TailPins)
+	require.NoError(t, e.UnpinTail("f"))
+	require.NoError(t, e.UnpinTail("f"))
+	require.NoError(t, e.Close())
+}
+
+func TestTailEndsWithTheEngine(t *testing.T) {
+	// A follower that waits must not keep Close, or a goroutine, for ever.
+	e := mustOpen(t, smallOptions(vfs.NewMem()))
+	tail, err := e.Tail(1)
+	require.NoError(t, err)
+	done := make(chan error)
+	go func() {
+		_, err := tail.Next(context.Background())
+		done <- err
+	}()
+	require.NoError(t, e.Close())
+	require.ErrorIs(t, <-done, ErrClosed)
+	require.NoError(t, tail.Close())
+	_, err = e.Tail(1)
+	require.ErrorIs(t, err, ErrClosed)
+}
+
+func TestPinsThatHoldTooMuchBreak(t *testing.T) {
+	// A follower that is gone for good must not fill the disk. Who comes back late must be told, not
+	// shown a feed with a hole.
+	fs := vfs.NewMem()
+	o := smallOptions(fs)
+	o.TailRetentionBytes = 64 << 10
+	var broken []string
+	o.Events = func(ev Event) {
+		if ev.Kind == EventPinBroken {
+			broken = append(broken, ev.Reason)
+		}
+	}
+	e := mustOpen(t, o)
+	require.NoError(t, e.PinTail("gone", 1))
+	put(t, e, testKey(1), "v")
+	tail, err := e.Tail(1)
+	require.NoError(t, err)
+	for i := range 2000 {
+		put(t, e, testKey(i%50), strings.Repeat("w", 100))
+	}
+	require.NoError(t, e.Flush(context.Background()))
+	require.Less(t, e.log.Metrics().LiveBytes, uint64(200<<10))
+	require.Equal(t, []string{"gone"}, broken)
+	for {
+		if _, err = tail.Next(context.Background()); err != nil {
+			break
+		}
+	}
+	require.ErrorIs(t, err, ErrOutOfRange)
+	require.NoError(t, tail.Close())
+	_, err = e.Tail(1)
+	require.ErrorIs(t, err, ErrOutOfRange)
+	require.ErrorIs(t, e.PinTail("again", 1), ErrOutOfRange)
+	require.NoError(t, e.PinTail("again", e.VisibleSeq()+1))
+	require.Empty(t, readFeed(t, e, e.VisibleSeq()+1))
+	require.NoError(t, e.Close())
+	e = mustOpen(t, o)
+	require.Equal(t, []string{"gone"}, broken, "a broken pin is forgotten")
+	require.NoError(t, e.Close())
+}
+
+func TestPinsAreLimitedAndNamed(t *testing.T) {
+	// Each pin is a fact in the manifest: without a limit they fill it.
+	o := smallOptions(vfs.NewMem())
+	o.MaxTailPins = 2
+	e := mustOpen(t, o)
+	require.ErrorIs(t, e.PinTail("", 1), ErrInvalidKey)
+	require.ErrorIs(t, e.PinTail(strings.Repeat("x", 200), 1), ErrInvalidKey)
+	require.NoError(t, e.PinTail("a", 1))
+	require.NoError(t, e.PinTail("b", 1))
+	require.Error(t, e.PinTail("c", 1))
+	require.NoError(t, e.PinTail("b", 5))
+	require.NoError(t, e.UnpinTail("a"))
+	require.NoError(t, e.PinTail("c", 1))
+	require.NoError(t, e.Close())
+}
