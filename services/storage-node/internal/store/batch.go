@@ -126,9 +126,7 @@ func (s *Store) write(ctx context.Context, tenant string, ops []Op, results []Op
 	if err := s.prepare(sc, tenant, ops, results, m); err != nil {
 		return err
 	}
-	s.locks.lock(sc.items)
-	durable, err := s.applyAll(ctx, sc, ops, results, m)
-	s.locks.unlock(sc.items)
+	durable, err := s.applyLocked(ctx, sc, ops, results, m)
 	if err != nil {
 		return err
 	}
@@ -140,6 +138,14 @@ func (s *Store) write(ctx context.Context, tenant string, ops []Op, results []Op
 		return fmt.Errorf("write: %w", err)
 	}
 	return nil
+}
+
+// applyLocked is applyAll under the stripes of the keys, which are free again even after a panic: the
+// server survives those.
+func (s *Store) applyLocked(ctx context.Context, sc *scratch, ops []Op, results []OpResult, m mode) (ikey.Seq, error) {
+	s.locks.lock(sc.items)
+	defer s.locks.unlock(sc.items)
+	return s.applyAll(ctx, sc, ops, results, m)
 }
 
 // prepare validates the operations and sorts the valid ones by (hash, key, position).
