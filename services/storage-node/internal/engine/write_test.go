@@ -329,7 +329,7 @@ func TestFailedSyncPoisonsAndShowsNothing(t *testing.T) {
 	}
 	e := mustOpen(t, o)
 	put(t, e, testKey(1), "acknowledged")
-	*inj = *errorfs.OnIndex(0, errorfs.Syncs, syscall.EIO)
+	inj.FailAll(errorfs.Syncs, syscall.EIO)
 	var b Batch
 	b.Set(testKey(1), rec("lost"))
 	require.ErrorIs(t, e.Apply(&b, SyncDefault), ErrPoisoned)
@@ -357,11 +357,11 @@ func TestFailedSyncPoisonsAndShowsNothing(t *testing.T) {
 
 func TestFailedLogWriteAppliesNothing(t *testing.T) {
 	// A write that failed must not be half there, and those after it must work.
-	inj := errorfs.None()
-	o := quietOptions(errorfs.Wrap(vfs.NewMem(), inj))
+	fs := &tornWrites{FS: vfs.NewMem(), match: "/log/"}
+	o := quietOptions(fs)
 	e := mustOpen(t, o)
 	put(t, e, testKey(1), "a")
-	*inj = *errorfs.ShortWrite(0, syscall.EIO)
+	fs.armed.Store(true)
 	var b Batch
 	b.Set(testKey(1), rec("b"))
 	b.Set(testKey(2), rec("b"))
