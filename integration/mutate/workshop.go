@@ -135,7 +135,7 @@ func noticed(out string) (by string, ok bool) {
 	if hung.MatchString(out) {
 		how = " (time limit)"
 	} else if match := crashed.FindStringSubmatch(out); match != nil {
-		how = fmt.Sprintf(" (panic: %.60s)", match[1])
+		how = fmt.Sprintf(" (panic: %.40s)", match[1])
 	}
 	if len(tests) == 0 && how != "" {
 		if all := started.FindAllStringSubmatch(out, -1); len(all) > 0 {

@@ -4,33 +4,11 @@ import (
 	"context"
 	"math/rand/v2"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/libs/vfs/crashfs"
 )
-
-func TestGetShowsAWriteOnceItIsDurable(t *testing.T) {
-	// A reader that acts on a write which a power cut takes back has seen what never was.
-	o := smallOptions(vfs.NewMem())
-	o.SyncInterval = time.Hour // nobody but the writer syncs
-	e := mustOpen(t, o)
-	var b Batch
-	b.Set(testKey(1), rec("v"))
-	p, err := e.Submit(&b)
-	require.NoError(t, err)
-	requireValue(t, e, testKey(1), "")
-	got, found, _, err := e.GetLatest(testKey(1), nil)
-	require.NoError(t, err)
-	require.True(t, found)
-	require.Equal(t, rec("v"), got)
-	require.NoError(t, p.Wait())
-	requireValue(t, e, testKey(1), "v")
-	require.NoError(t, e.Close())
-	requireNothingPinned(t, e)
-}
 
 func TestPowerCutAtEveryOperationOfOneStep(t *testing.T) {
 	// The order of two operations matters for a moment only, which a sample of operations may miss: the
