@@ -136,7 +136,20 @@ func (c *crashTest) hook(op crashfs.Op) {
 	if !strings.Contains(op.Name, "/log/") {
 		every = max(every/8, 1) // most operations are writes and syncs of the log
 	}
-	if c.failed || c.rng.IntN(every) != 0 {
+	if c.rng.IntN(every) == 0 {
+		c.cutLocked(fmt.Sprintf("before %s of %s (operation %d)", op.Kind, op.Name, op.Index))
+	}
+}
+
+// cut cuts the power at a moment that the workload chooses.
+func (c *crashTest) cut(when string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cutLocked(when)
+}
+
+func (c *crashTest) cutLocked(when string) {
+	if c.failed {
 		return
 	}
 	c.points++
@@ -145,7 +158,7 @@ func (c *crashTest) hook(op crashfs.Op) {
 		image := c.disk.CrashImage(mode, c.rng)
 		if err := c.recoverFrom(image, durable); err != nil {
 			c.failed = true
-			c.t.Errorf("power cut before %s of %s (operation %d), %v: %v", op.Kind, op.Name, op.Index, mode, err)
+			c.t.Errorf("power cut %s, %v: %v", when, mode, err)
 			return
 		}
 	}
@@ -417,6 +430,7 @@ func (w *workload) ingest() {
 	_, err = w.e.Ingest(context.Background(), []string{name})
 	require.NoError(t, err)
 	w.c.h.ack()
+	w.c.cut("after an ingest")
 	require.NoError(t, w.c.disk.Remove(name))
 }
 
@@ -434,6 +448,7 @@ func (w *workload) checkpoint() {
 	w.c.checkpoints[dir] = len(w.c.h.begun())
 	w.c.mu.Unlock()
 	w.c.h.ack()
+	w.c.cut("after a checkpoint")
 }
 
 func runCrashTest(t *testing.T, seed uint64, steps, every int) *crashTest {
