@@ -478,9 +478,9 @@ func TestPowerCutLosesNothingAndResurrectsNothing(t *testing.T) {
 	// The promise that everything else is for: a power cut at any operation, whatever the disk kept of
 	// what was not synced, loses no acknowledged write, shows no half of a batch, brings nothing back,
 	// and the store opens; also when the recovery itself is cut.
-	seeds, steps, every := 2, 60, 32
+	seeds, steps, every := 6, 60, 4
 	if os.Getenv("PAIRDB_LONG") != "" {
-		seeds, steps, every = 12, 120, 3
+		seeds, steps, every = 12, 120, 1
 	}
 	var points, recoveries, nested, operations int
 	for seed := range seeds {
