@@ -17,9 +17,8 @@ type arenaPool struct {
 	spare []*memtable.Table
 }
 
-// maxSpareArenas bounds the pool: one for the rotation to come, one that is being released by a
-// reader.
-const maxSpareArenas = 2
+// maxSpareArenas bounds the pool: one for the rotation to come.
+const maxSpareArenas = 1
 
 // give takes a memtable without references back.
 func (p *arenaPool) give(t *memtable.Table, standard int) {

@@ -73,8 +73,8 @@ type Options struct {
 	// MemtableBytes is 64 MiB: large enough that a flush makes one good table, small enough that
 	// recovery replays it within a second.
 	MemtableBytes int
-	// MaxImmutables is 4 memtables that wait for their flush; then writes wait. Bounds memory and
-	// the log.
+	// MaxImmutables is 2 memtables that are flushed or wait for it; then writes wait. Bounds memory
+	// (with the active one and a spare arena: four times MemtableBytes) and the log.
 	MaxImmutables int
 	// KeepMemtablesAtClose leaves memtables to the next open's replay, instead of flushing them.
 	KeepMemtablesAtClose bool
@@ -152,7 +152,7 @@ func (o Options) withDefaults() Options {
 	orDefault(&o.LogRecycled, 2)
 	o.LogRecycled = max(o.LogRecycled, 0)
 	orDefault(&o.MemtableBytes, 64<<20)
-	orDefault(&o.MaxImmutables, 4)
+	orDefault(&o.MaxImmutables, 2)
 	orDefault(&o.FlushRetry, time.Second)
 	orDefault(&o.TableBytes, 64<<20)
 	if len(o.Compression) == 0 {

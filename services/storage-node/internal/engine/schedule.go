@@ -33,15 +33,26 @@ func (e *Engine) scheduleLoop() {
 		case <-e.stop:
 			return
 		}
-		for e.scheduleOne() {
+		more, err := true, error(nil)
+		for more && err == nil {
+			more, err = e.scheduleOne()
+		}
+		if err == nil {
+			continue
+		}
+		// Ending the failed plan rang the bell: without a pause it would be tried without end.
+		select {
+		case <-e.opts.Clock.After(e.opts.FlushRetry):
+		case <-e.stop:
+			return
 		}
 	}
 }
 
 // scheduleOne takes the most urgent plan and runs it. It reports whether there may be another.
-func (e *Engine) scheduleOne() bool {
+func (e *Engine) scheduleOne() (more bool, err error) {
 	if e.opts.NoAutoCompaction || e.writable() != nil {
-		return false
+		return false, nil
 	}
 	r, snapshots := e.pick(func(p *picking) (picker.Plan, bool) {
 		if p.jobs >= e.opts.MaxJobs {
@@ -50,15 +61,13 @@ func (e *Engine) scheduleOne() bool {
 		return picker.Pick(p.version, p.busy, e.pickerOptions(), p.facts)
 	})
 	if r == nil {
-		return false
+		return false, nil
 	}
-	if err := e.take(r, snapshots); err != nil {
-		if !errors.Is(err, jobs.ErrClosed) && !errors.Is(err, ErrClosed) {
-			e.emit(Event{Kind: EventScheduleFailed, Err: err, Reason: r.plan.Reason})
-		}
-		return false // the next change of the tree asks again
+	err = e.take(r, snapshots)
+	if err != nil && !errors.Is(err, jobs.ErrClosed) {
+		e.emit(Event{Kind: EventScheduleFailed, Err: err, Reason: r.plan.Reason})
 	}
-	return true
+	return err == nil, err
 }
 
 // picking is what a pick looks at.

@@ -17,6 +17,7 @@ func TestTailGivesEveryChangeOnceInOrder(t *testing.T) {
 	// database.
 	fs := vfs.NewMem()
 	o := smallOptions(fs)
+	o.L0Slow, o.L0Stop = 1000, 2000 // each range delete fills a memtable
 	e := mustOpen(t, o)
 	require.NoError(t, e.PinTail("f", 1))
 	tail, err := e.Tail(1)
