@@ -52,7 +52,7 @@ func newFaultRun(t *testing.T, inj *errorfs.Injector) *faultRun {
 
 func (f *faultRun) options(fs vfs.FS) Options {
 	o := crashOptions(f.disk, f.rng)
-	o.FS, o.LogOnDemand = fs, true
+	o.FS, o.LogOnDemand, o.Clock = fs, true, newHurriedClock(20)
 	o.Events = func(ev Event) {
 		if ev.Err != nil || ev.Job != nil && failedJob[ev.Job.Kind] {
 			f.events.Add(1)
