@@ -122,12 +122,12 @@ func (f *faultRun) do(run func() error) {
 func (f *faultRun) run() {
 	ctx := context.Background()
 	f.open()
+	f.do(func() error { return f.e.PinTail("p", 1) })
 	f.write(12)
 	f.do(func() error { return f.e.Flush(ctx) })
 	f.write(6)
 	f.do(func() error { return f.e.Compact(ctx, nil, nil, nil) })
 	f.ingest()
-	f.do(func() error { return f.e.PinTail("p", 1) })
 	f.do(func() error { return f.e.Checkpoint(ctx, "checkpoint") })
 	f.write(8)
 	f.do(func() error { return f.e.SetNodeMeta(map[string]string{"a": "b"}) })

@@ -135,20 +135,21 @@ func (r *replay) batch(payload []byte, segment uint64) error {
 	if err := r.advance(first, first+ikey.Seq(count)-1); err != nil {
 		return err
 	}
-	for seq := first; len(ops) > 0; seq++ {
+	seq := first
+	for ; len(ops) > 0; seq++ {
 		c, rest, err := nextChange(ops)
 		if err != nil {
 			return err
 		}
 		ops = rest
-		if seq > first+ikey.Seq(count)-1 {
-			return fmt.Errorf("%w: more changes than the frame says, %d", ErrCorrupt, count)
-		}
-		if seq > r.flushed {
+		if seq > r.flushed && seq <= r.logLast {
 			if err := r.insert(c, seq, segment); err != nil {
 				return err
 			}
 		}
+	}
+	if seq != r.logLast+1 {
+		return fmt.Errorf("%w: the frame has %d changes and says %d", ErrCorrupt, seq-first, count)
 	}
 	return nil
 }

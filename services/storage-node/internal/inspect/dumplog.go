@@ -119,7 +119,7 @@ func (s segmentEnd) text(w io.Writer) {
 
 // batch is a frame: changes that were made together, or an ingest.
 type batch struct {
-	Type   string     `json:"type"` // batch, ingest or ingest-abort
+	Type   string     `json:"type"` // batch or ingest
 	File   string     `json:"file"`
 	Offset int64      `json:"offset"`
 	First  uint64     `json:"sequence"`
