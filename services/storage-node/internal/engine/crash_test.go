@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path"
+	"runtime/debug"
 	"sort"
 	"strings"
 	"sync"
@@ -153,33 +154,68 @@ func (c *crashTest) cutLocked(when string) {
 		return
 	}
 	c.points++
+	var all []*recovery
 	for _, mode := range crashfs.Modes() {
-		durable := c.h.durable() // before the image: an acknowledgement may come any time
-		image := c.disk.CrashImage(mode, c.rng)
-		if err := c.recoverFrom(image, durable); err != nil {
+		r := &recovery{crashTest: c, mode: mode, rng: rand.New(rand.NewPCG(c.rng.Uint64(), 9))}
+		r.durable = c.h.durable() // before the image: an acknowledgement may come any time
+		r.image = c.disk.CrashImage(mode, c.rng)
+		all = append(all, r)
+	}
+	var running sync.WaitGroup
+	for worker := range 2 {
+		running.Go(func() {
+			for i := worker; i < len(all); i += 2 {
+				all[i].err = all[i].run()
+			}
+		})
+	}
+	running.Wait()
+	for _, r := range all {
+		c.recoveries++
+		if r.second != nil {
+			c.nested++
+		}
+		if r.err != nil && !c.failed {
 			c.failed = true
-			c.t.Errorf("power cut %s, %v: %v", when, mode, err)
-			return
+			c.t.Errorf("power cut %s, %v: %v", when, r.mode, r.err)
 		}
 	}
 }
 
-// recoverFrom opens an image and checks it; some recoveries are cut as well.
-func (c *crashTest) recoverFrom(image *crashfs.FS, durable int) error {
-	c.recoveries++
+// recovery is the recovery from one image of one power cut.
+type recovery struct {
+	*crashTest
+	mode    crashfs.Mode
+	rng     *rand.Rand
+	image   *crashfs.FS
+	durable int
+	second  *crashfs.FS // what a power cut in the recovery left
+	err     error
+}
+
+// run opens the image and checks it; some recoveries are cut as well.
+func (c *recovery) run() error {
+	image, durable := c.image, c.durable
 	again := -1
 	if c.rng.IntN(4) == 0 {
 		again = c.rng.IntN(12)
 	}
-	var second *crashfs.FS
+	var mu sync.Mutex
+	var second *crashfs.FS // a background goroutine may be the one that takes it
+	rng := rand.New(rand.NewPCG(c.rng.Uint64(), 10))
 	image.SetHook(func(op crashfs.Op) {
-		if op.Index == again && second == nil {
+		if op.Index == again {
+			mu.Lock()
+			defer mu.Unlock()
 			modes := crashfs.Modes()
-			second = image.CrashImage(modes[c.rng.IntN(len(modes))], c.rng)
+			second = image.CrashImage(modes[rng.IntN(len(modes))], rng)
 		}
 	})
 	content, err := c.openAndRead(image)
 	image.SetHook(nil)
+	mu.Lock()
+	c.second = second
+	mu.Unlock()
 	if err != nil {
 		return err
 	}
@@ -188,9 +224,8 @@ func (c *crashTest) recoverFrom(image *crashfs.FS, durable int) error {
 	if state < 0 {
 		return c.explain(content, changes, durable)
 	}
-	if second != nil {
-		c.nested++
-		content, err := c.openAndRead(second)
+	if c.second != nil {
+		content, err := c.openAndRead(c.second)
 		if err != nil {
 			return fmt.Errorf("power cut in the recovery: %w", err)
 		}
@@ -210,7 +245,7 @@ func (c *crashTest) recoverFrom(image *crashfs.FS, durable int) error {
 }
 
 // openAndRead opens an image, reads everything, writes once, and closes.
-func (c *crashTest) openAndRead(image *crashfs.FS) (map[string]string, error) {
+func (c *recovery) openAndRead(image *crashfs.FS) (map[string]string, error) {
 	e, err := Open(testDir, checkOptions(image, c.rng))
 	if err != nil {
 		return nil, fmt.Errorf("the store does not open: %w", err)
@@ -290,7 +325,7 @@ func difference(content map[string]string, m *model) (text string) {
 }
 
 // openCheckpoints opens what checkpoints the image has: a name means a whole one.
-func (c *crashTest) openCheckpoints(image *crashfs.FS) error {
+func (c *recovery) openCheckpoints(image *crashfs.FS) error {
 	for dir, state := range c.checkpoints {
 		if _, err := image.Stat(dir); errors.Is(err, fs.ErrNotExist) && state < 0 {
 			continue
@@ -478,6 +513,7 @@ func TestPowerCutLosesNothingAndResurrectsNothing(t *testing.T) {
 	// The promise that everything else is for: a power cut at any operation, whatever the disk kept of
 	// what was not synced, loses no acknowledged write, shows no half of a batch, brings nothing back,
 	// and the store opens; also when the recovery itself is cut.
+	defer debug.SetGCPercent(debug.SetGCPercent(800)) // thousands of small stores: garbage is all there is
 	seeds, steps, every := 6, 60, 4
 	if os.Getenv("PAIRDB_LONG") != "" {
 		seeds, steps, every = 12, 120, 1
