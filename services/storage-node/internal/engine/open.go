@@ -130,7 +130,7 @@ func (e *Engine) refuseForeign() error {
 }
 
 // ratchetNumbers makes new table numbers larger than those of all files, and returns the numbers of
-// the files. Files with other names are not ours.
+// the files, ascending. Files with other names are not ours.
 func (e *Engine) ratchetNumbers() ([]uint64, error) {
 	names, err := e.fs.List(e.tableDir())
 	if err != nil {
@@ -143,33 +143,41 @@ func (e *Engine) ratchetNumbers() ([]uint64, error) {
 			nums = append(nums, num)
 		}
 	}
+	slices.Sort(nums) // names of more than six digits are not in the order of their numbers
 	return nums, nil
 }
 
-// sweepTables deletes those of the files found at open that no version names, and no tail may need:
-// what a crash left of flushes, compactions and ingests. Tables without a file are quarantined.
-func (e *Engine) sweepTables(found []uint64) error {
+// missingTables returns those tables of the manifest that are not among the files found at open. It
+// is asked before the replay, whose flushes add tables that were not there to be found.
+func (e *Engine) missingTables(found []uint64) (missing manifest.Edit) {
 	v := e.manifest.Current()
 	defer v.Unref()
-	there := make(map[uint64]bool, len(found))
-	for _, num := range found {
-		there[num] = true
-	}
-	missing := manifest.Edit{}
 	for _, tables := range v.Levels {
 		for _, t := range tables {
-			if _, ok := there[t.Num]; !ok && !t.Quarantined && len(found) > 0 && t.Num <= slices.Max(found) {
+			if _, there := slices.BinarySearch(found, t.Num); !there && !t.Quarantined {
 				missing.Quarantined = append(missing.Quarantined, t.Num)
 			}
-			there[t.Num] = false
+		}
+	}
+	return missing
+}
+
+// sweepTables deletes those of the files found at open that no version names, and no tail may need:
+// what a crash left of flushes, compactions and ingests.
+func (e *Engine) sweepTables(found []uint64) {
+	v := e.manifest.Current()
+	defer v.Unref()
+	live := map[uint64]bool{}
+	for _, tables := range v.Levels {
+		for _, t := range tables {
+			live[t.Num] = true
 		}
 	}
 	for _, num := range found {
-		if there[num] && !e.tails.keeps(num) {
+		if !live[num] && !e.tails.keeps(num) {
 			e.removeTable(num)
 		}
 	}
-	return e.quarantineMissing(missing)
 }
 
 // quarantineMissing marks tables whose files are not there.

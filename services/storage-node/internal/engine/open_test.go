@@ -300,3 +300,37 @@ func TestCheckpointIsOneStateAndStaysItsOwn(t *testing.T) {
 	}
 	require.NoError(t, e.Close())
 }
+
+func TestAnyLostTableIsFoundAtOpen(t *testing.T) {
+	// A volume that lost its newest file, or all of them, looks like one that never had them: the
+	// node would call itself whole until somebody asks for a key.
+	for name, lose := range map[string]func(tables []string) []string{
+		"the oldest": func(tables []string) []string { return tables[:1] },
+		"the newest": func(tables []string) []string { return tables[len(tables)-1:] },
+		"all":        func(tables []string) []string { return tables },
+	} {
+		t.Run(name, func(t *testing.T) {
+			fs := vfs.NewMem()
+			o := smallOptions(fs)
+			o.NoAutoCompaction = true
+			e := mustOpen(t, o)
+			for i := range 3 {
+				put(t, e, testKey(i), "v")
+				require.NoError(t, e.Flush(t.Context()))
+			}
+			require.NoError(t, e.Close())
+			tables, err := fs.List("data/sst")
+			require.NoError(t, err)
+			require.Len(t, tables, 3)
+			lost := lose(tables)
+			for _, file := range lost {
+				require.NoError(t, fs.Remove("data/sst/" + file))
+			}
+			e = mustOpen(t, o)
+			marked, err := e.Quarantined()
+			require.NoError(t, err)
+			require.Len(t, marked, len(lost))
+			require.NoError(t, e.Close())
+		})
+	}
+}

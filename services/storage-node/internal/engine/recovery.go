@@ -27,6 +27,7 @@ func (e *Engine) recover() error {
 	if err != nil {
 		return err
 	}
+	missing := e.missingTables(found)
 	r := &replay{e: e}
 	if r.flushed, err = e.metaSeq(metaFlushed); err != nil {
 		return err
@@ -49,7 +50,8 @@ func (e *Engine) recover() error {
 	e.visible.Store(uint64(r.last))
 	e.durable.synced = r.last
 	e.durable.written = logMark{seq: r.last, pos: e.log.Written()}
-	if err := e.sweepTables(found); err != nil {
+	e.sweepTables(found)
+	if err := e.quarantineMissing(missing); err != nil {
 		return errors.Join(err, e.closeRecovered())
 	}
 	return nil
