@@ -153,16 +153,6 @@ func (p *Process) Signal(sig os.Signal) error {
 // Kill ends the process at once, as a power cut of the process would; it is started again.
 func (p *Process) Kill() error { return p.Signal(syscall.SIGKILL) }
 
-// PID returns the id of the running process, 0 when there is none.
-func (p *Process) PID() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.cmd == nil {
-		return 0
-	}
-	return p.cmd.Process.Pid
-}
-
 // Restarts is how often the process was started again.
 func (p *Process) Restarts() int {
 	p.mu.Lock()

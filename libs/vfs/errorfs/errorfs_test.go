@@ -15,7 +15,7 @@ var errDisk = errors.New("input/output error")
 
 // workload copies a file durably.
 func workload(fsys vfs.FS) error {
-	if err := vfs.CopyFile(fsys, "/from", "/to"); err != nil {
+	if _, err := vfs.CopyFile(fsys, "/from", "/to"); err != nil {
 		return err
 	}
 	return vfs.SyncDir(fsys, "/")

@@ -3,12 +3,13 @@ package cmd
 import (
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 
 	"github.com/spf13/cobra"
+
+	"github.com/pairdb/pairdb/libs/vfs"
 )
 
 func (a *app) snapshotRestoreCmd() *cobra.Command {
@@ -62,7 +63,10 @@ func restore(from, to string) (bytes int64, err error) {
 		if d.IsDir() {
 			return os.MkdirAll(target, 0o770)
 		}
-		n, err := copyFile(path, target)
+		if !d.Type().IsRegular() {
+			return fmt.Errorf("%s is not a regular file", path)
+		}
+		n, err := vfs.CopyFile(vfs.OS, path, target)
 		bytes += n
 		return err
 	})
@@ -72,11 +76,11 @@ func restore(from, to string) (bytes int64, err error) {
 	if err := syncTree(to); err != nil {
 		return bytes, fmt.Errorf("restore: %w", err)
 	}
-	n, err := copyFile(filepath.Join(from, "FORMAT"), filepath.Join(to, "FORMAT"))
+	n, err := vfs.CopyFile(vfs.OS, filepath.Join(from, "FORMAT"), filepath.Join(to, "FORMAT"))
 	if err != nil {
 		return bytes, fmt.Errorf("restore: %w", err)
 	}
-	return bytes + n, syncDir(to)
+	return bytes + n, vfs.SyncDir(vfs.OS, to)
 }
 
 func clearDir(dir string) error {
@@ -92,43 +96,11 @@ func clearDir(dir string) error {
 	return nil
 }
 
-func copyFile(from, to string) (n int64, err error) {
-	in, err := os.Open(from)
-	if err != nil {
-		return 0, err
-	}
-	defer in.Close()
-	info, err := in.Stat()
-	if err != nil {
-		return 0, err
-	}
-	if !info.Mode().IsRegular() {
-		return 0, fmt.Errorf("%s is not a regular file", from)
-	}
-	out, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, info.Mode().Perm())
-	if err != nil {
-		return 0, err
-	}
-	defer func() { err = errors.Join(err, out.Close()) }()
-	if n, err = io.Copy(out, in); err != nil {
-		return n, err
-	}
-	return n, out.Sync()
-}
-
 func syncTree(root string) error {
 	return filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || !d.IsDir() {
 			return err
 		}
-		return syncDir(path)
+		return vfs.SyncDir(vfs.OS, path)
 	})
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

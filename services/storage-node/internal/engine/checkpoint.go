@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"path"
 	"strconv"
@@ -163,35 +162,9 @@ func (c *cut) copyLog(ctx context.Context, dir string) error {
 			return err
 		}
 		name := commitlog.FileName(s.Number)
-		if err := copyPart(c.e.fs, path.Join(c.e.dir, logDir, name), path.Join(dir, name), s.Bytes); err != nil {
+		if err := vfs.CopyPart(c.e.fs, path.Join(c.e.dir, logDir, name), path.Join(dir, name), s.Bytes); err != nil {
 			return fmt.Errorf("copy %s: %w", name, err)
 		}
 	}
 	return nil
-}
-
-// copyPart copies the first n bytes of a file to a new one, and syncs it.
-func copyPart(fsys vfs.FS, from, to string, n int64) (err error) {
-	src, err := fsys.Open(from)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, src.Close()) }()
-	dst, err := fsys.Create(to, filePerm)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, dst.Close()) }()
-	buf := make([]byte, min(n, 1<<20))
-	for off := int64(0); off < n; {
-		b := buf[:min(int64(len(buf)), n-off)]
-		if m, err := src.ReadAt(b, off); m < len(b) {
-			return errors.Join(io.ErrUnexpectedEOF, err)
-		}
-		if _, err := dst.Write(b); err != nil {
-			return err
-		}
-		off += int64(len(b))
-	}
-	return dst.Sync()
 }

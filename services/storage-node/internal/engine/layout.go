@@ -87,33 +87,7 @@ func readFormat(fsys vfs.FS, dir string) (int, error) {
 
 // writeFormat marks the directory, once everything else that a new one needs is there.
 func writeFormat(fsys vfs.FS, dir string) error {
-	return writeFile(fsys, dir, formatName, fmt.Appendf(nil, "pairdb %d\n", FormatVersion))
-}
-
-// writeFile replaces a small file atomically and durably.
-func writeFile(fsys vfs.FS, dir, name string, content []byte) error {
-	tmp := path.Join(dir, name+".tmp")
-	f, err := fsys.Create(tmp, filePerm)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = fsys.Rename(tmp, path.Join(dir, name))
-	}
-	if err == nil {
-		err = vfs.SyncDir(fsys, dir)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", name, err)
-	}
-	return nil
+	return vfs.WriteFile(fsys, path.Join(dir, formatName), fmt.Appendf(nil, "pairdb %d\n", FormatVersion), filePerm)
 }
 
 // maxSmallFile bounds what readSmall reads: FORMAT and the like.

@@ -30,7 +30,7 @@ func TestOpenRefusesWhatItMustNotTouch(t *testing.T) {
 	t.Run("newer format", func(t *testing.T) {
 		fs := vfs.NewMem()
 		require.NoError(t, mustOpen(t, smallOptions(fs)).Close())
-		require.NoError(t, writeFile(fs, testDir, formatName, []byte("pairdb 99\n")))
+		require.NoError(t, vfs.WriteFile(fs, path.Join(testDir, formatName), []byte("pairdb 99\n"), filePerm))
 		_, err := Open(testDir, smallOptions(fs))
 		require.ErrorIs(t, err, ErrNewerFormat)
 		require.ErrorContains(t, err, "99")
@@ -39,7 +39,7 @@ func TestOpenRefusesWhatItMustNotTouch(t *testing.T) {
 		t.Run("format "+name, func(t *testing.T) {
 			fs := vfs.NewMem()
 			require.NoError(t, mustOpen(t, smallOptions(fs)).Close())
-			require.NoError(t, writeFile(fs, testDir, formatName, []byte(content)))
+			require.NoError(t, vfs.WriteFile(fs, path.Join(testDir, formatName), []byte(content), filePerm))
 			_, err := Open(testDir, smallOptions(fs))
 			require.ErrorIs(t, err, ErrCorrupt)
 		})
@@ -324,7 +324,7 @@ func TestAnyLostTableIsFoundAtOpen(t *testing.T) {
 			require.Len(t, tables, 3)
 			lost := lose(tables)
 			for _, file := range lost {
-				require.NoError(t, fs.Remove("data/sst/" + file))
+				require.NoError(t, fs.Remove("data/sst/"+file))
 			}
 			e = mustOpen(t, o)
 			marked, err := e.Quarantined()

@@ -47,7 +47,8 @@ func TestAFileIsRecognisedByItsContent(t *testing.T) {
 	for _, from := range []string{find(t, fs, "log", "0"), find(t, fs, "sst", "0"), find(t, fs, "manifest", "MANIFEST")} {
 		code, want, _ := run(t, fs, "dump", path.Join(dataDir, from), "--values")
 		require.Equal(t, service.ExitOK, code, from)
-		require.NoError(t, vfs.CopyFile(fs, path.Join(dataDir, from), "copy"))
+		_, err := vfs.CopyFile(fs, path.Join(dataDir, from), "copy")
+		require.NoError(t, err)
 		code, got, stderr := run(t, fs, "dump", "copy", "--values")
 		require.Equal(t, service.ExitOK, code, stderr)
 		require.Equal(t, strings.ReplaceAll(want, path.Join(dataDir, from), "copy"), got)

@@ -110,23 +110,6 @@ func ParseMarker(name string) (Marker, bool) {
 	return Marker{Name: name, Count: m.count, File: fileName(m.file)}, ok
 }
 
-// Current returns the marker that counts in a manifest directory. Without one the error is
-// ErrNoManifest.
-func Current(fsys vfs.FS, dir string) (Marker, error) {
-	l, err := list(fsys, dir)
-	if isNotExist(err) {
-		return Marker{}, fmt.Errorf("%w in %s", ErrNoManifest, dir)
-	}
-	if err != nil {
-		return Marker{}, err
-	}
-	m, ok := l.current()
-	if !ok {
-		return Marker{}, fmt.Errorf("%w in %s", ErrNoManifest, dir)
-	}
-	return Marker{Name: m.name(), Count: m.count, File: fileName(m.file)}, nil
-}
-
 // IsFileName reports whether name is that of a manifest file.
 func IsFileName(name string) bool {
 	_, ok := parseFileName(name)

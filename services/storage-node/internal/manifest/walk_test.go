@@ -30,11 +30,16 @@ func TestWalkShowsEveryEditAndStopsAtDamage(t *testing.T) {
 	}
 	require.NoError(t, s.Close())
 
-	m, err := manifest.Current(fs, "m")
+	var m manifest.Marker
+	names, err := fs.List("m")
 	require.NoError(t, err)
-	parsed, ok := manifest.ParseMarker(m.Name)
-	require.True(t, ok)
-	require.Equal(t, m, parsed)
+	for _, name := range names {
+		if found, ok := manifest.ParseMarker(name); ok {
+			require.Empty(t, m.Name, "one marker")
+			m = found
+		}
+	}
+	require.NotEmpty(t, m.Name)
 
 	var steps []manifest.Step
 	collect := func(s manifest.Step) error { steps = append(steps, s); return nil }
@@ -68,6 +73,4 @@ func TestWalkShowsEveryEditAndStopsAtDamage(t *testing.T) {
 	writeAll(t, fs, name, whole)
 	_, _, err = manifest.Open(fs, "m", manifest.Options{})
 	require.NoError(t, err, "a walk changes nothing")
-	_, err = manifest.Current(fs, "elsewhere")
-	require.ErrorIs(t, err, manifest.ErrNoManifest)
 }

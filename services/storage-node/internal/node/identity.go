@@ -17,6 +17,9 @@ import (
 // anew by every process.
 const identityFile = "IDENTITY"
 
+// filePerm: the group of the pod may write, as everywhere in the data directory.
+const filePerm = 0o660
+
 // maxIdentityBytes bounds what is read of the file.
 const maxIdentityBytes = 4 << 10
 
@@ -88,28 +91,8 @@ func (id identity) write(fsys vfs.FS, dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := writeFile(fsys, path.Join(dir, identityFile), append(b, '\n')); err != nil {
+	if err := vfs.WriteFile(fsys, path.Join(dir, identityFile), append(b, '\n'), filePerm); err != nil {
 		return fmt.Errorf("write identity: %w", err)
 	}
 	return nil
-}
-
-// writeFile replaces a small file: synced under a temporary name, renamed, directory synced.
-func writeFile(fsys vfs.FS, name string, content []byte) (err error) {
-	temporary := name + ".tmp"
-	f, err := fsys.Create(temporary, 0o660)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	if err := fsys.Rename(temporary, name); err != nil {
-		return err
-	}
-	return vfs.SyncDir(fsys, path.Dir(name))
 }

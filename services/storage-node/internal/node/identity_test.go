@@ -42,7 +42,7 @@ func TestDamagedOrNewerIdentityIsRefused(t *testing.T) {
 		`{"version":2,"node_id":"n1","cluster_id":"c1"}`: "has version 2, this binary reads up to 1",
 	} {
 		fsys := identityDir(t)
-		require.NoError(t, writeFile(fsys, path.Join("/d", identityFile), []byte(content)))
+		require.NoError(t, vfs.WriteFile(fsys, path.Join("/d", identityFile), []byte(content), filePerm))
 		err := claim(fsys, "/d", "n1", "c1")
 		require.ErrorContains(t, err, message)
 		require.Equal(t, service.ExitCorrupt, service.ExitCode(err))

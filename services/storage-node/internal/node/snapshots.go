@@ -114,7 +114,7 @@ func (s *snapshots) make(ctx context.Context, dir string, info server.Snapshot) 
 	if err != nil {
 		return err
 	}
-	return writeFile(s.fs, path.Join(dir, snapshotFile), append(b, '\n'))
+	return vfs.WriteFile(s.fs, path.Join(dir, snapshotFile), append(b, '\n'), filePerm)
 }
 
 // List returns all snapshots by name.

@@ -24,7 +24,7 @@ func (f *fakeEngine) Checkpoint(_ context.Context, dir string) error {
 	if err := f.fs.MkdirAll(path.Join(dir, "sst"), 0o770); err != nil {
 		return err
 	}
-	if err := writeFile(f.fs, path.Join(dir, "sst", "000001.sst"), make([]byte, 1000)); err != nil {
+	if err := vfs.WriteFile(f.fs, path.Join(dir, "sst", "000001.sst"), make([]byte, 1000), filePerm); err != nil {
 		return err
 	}
 	return f.err
