@@ -29,11 +29,10 @@ type Job struct {
 	OutputLevel int
 	// Snapshots are the live snapshot sequences, ascending.
 	Snapshots []ikey.Seq
-	// GCBefore is the cut of collection, a hybrid-logical timestamp: only siblings that are older
-	// may be collected. 0 collects nothing.
+	// GCBefore is the cut of collection, a hybrid-logical timestamp: only tombstones that are older,
+	// and values that expired before it, may be collected. 0 collects nothing. It is the only time
+	// that a worker knows.
 	GCBefore uint64
-	// Now is when expiry is judged, in seconds since the Unix epoch.
-	Now int64
 	// Bottommost are the ranges in which nothing older exists outside of the job; disjoint,
 	// ascending.
 	Bottommost []Range

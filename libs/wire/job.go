@@ -53,7 +53,7 @@ func GrantToProto(g Grant) (*compactionv1.Job, error) {
 	j := g.Job
 	p := &compactionv1.Job{
 		Key: KeyToProto(g.Key), Kind: kindToProto[j.Kind], OutputLevel: int32(j.OutputLevel),
-		GcBefore: j.GCBefore, Now: j.Now,
+		GcBefore: j.GCBefore,
 		MaxOutputs: int32(j.MaxOutputs), MaxBytesPerSecond: j.MaxBytesPerSecond,
 		LeaseMs: g.Lease.Milliseconds(), HeartbeatMs: g.Heartbeat.Milliseconds(),
 		Table: &compactionv1.TableOptions{
@@ -99,7 +99,7 @@ func GrantFromProto(p *compactionv1.Job) (Grant, error) {
 		Key:   KeyFromProto(p.GetKey()),
 		Lease: milliseconds(p.GetLeaseMs()), Heartbeat: milliseconds(p.GetHeartbeatMs()),
 		Job: compact.Job{
-			ID: p.GetKey().GetId(), Kind: kind, OutputLevel: int(p.GetOutputLevel()), GCBefore: p.GetGcBefore(), Now: p.GetNow(),
+			ID: p.GetKey().GetId(), Kind: kind, OutputLevel: int(p.GetOutputLevel()), GCBefore: p.GetGcBefore(),
 			MaxOutputs: int(p.GetMaxOutputs()), MaxBytesPerSecond: p.GetMaxBytesPerSecond(),
 			Table: compact.TableOptions{
 				Format: t.GetFormat(), TargetBytes: t.GetTargetBytes(), BlockBytes: int(t.GetBlockBytes()),

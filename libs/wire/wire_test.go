@@ -24,7 +24,7 @@ func someGrant() wire.Grant {
 	return wire.Grant{
 		Key: wire.Key{Session: 9, ID: 3, Epoch: 2}, Lease: 15 * time.Second, Heartbeat: 5 * time.Second,
 		Job: compact.Job{
-			ID: 3, Kind: compact.Merge, OutputLevel: 2, Snapshots: []ikey.Seq{4, 7}, GCBefore: 1 << 40, Now: 1_700_000_000,
+			ID: 3, Kind: compact.Merge, OutputLevel: 2, Snapshots: []ikey.Seq{4, 7}, GCBefore: 1 << 40,
 			Inputs: []compact.Input{
 				{Num: 11, Level: 0, Size: 100, Digest: math.MaxUint64, Smallest: key("a", 5), Largest: key("c", 1)},
 				{Num: 12, Level: 2, Size: 1 << 30, Digest: 1, Smallest: key("b", 3), Largest: sstable.RangeDeleteBound([]byte("z"))},
@@ -64,7 +64,6 @@ func TestAnyGrantArrivesAsItWasSent(t *testing.T) {
 		g.Key.Epoch = rapid.Uint32Range(1, math.MaxUint32).Draw(t, "epoch")
 		g.Key.Session = rapid.Uint64Range(1, math.MaxUint64).Draw(t, "session")
 		g.Job.GCBefore = rapid.Uint64().Draw(t, "gc")
-		g.Job.Now = rapid.Int64().Draw(t, "now")
 		g.Job.Kind = rapid.SampledFrom([]compact.Kind{compact.Merge, compact.Scrub}).Draw(t, "kind")
 		g.Job.OutputLevel = rapid.IntRange(0, 6).Draw(t, "level")
 		g.Job.Inputs = nil

@@ -424,8 +424,6 @@ type Job struct {
 	// Cut-off of collection: only siblings raised before it may be collected. Hybrid-logical
 	// timestamp; 0 collects nothing.
 	GcBefore uint64 `protobuf:"varint,6,opt,name=gc_before,json=gcBefore,proto3" json:"gc_before,omitempty"`
-	// Seconds since the Unix epoch at which expiry is judged.
-	Now int64 `protobuf:"varint,7,opt,name=now,proto3" json:"now,omitempty"`
 	// Engine-key ranges [start, end) in which nothing older exists outside of the job.
 	Bottommost []*EngineRange `protobuf:"bytes,8,rep,name=bottommost,proto3" json:"bottommost,omitempty"`
 	Table      *TableOptions  `protobuf:"bytes,9,opt,name=table,proto3" json:"table,omitempty"`
@@ -506,13 +504,6 @@ func (x *Job) GetSnapshots() []uint64 {
 func (x *Job) GetGcBefore() uint64 {
 	if x != nil {
 		return x.GcBefore
-	}
-	return 0
-}
-
-func (x *Job) GetNow() int64 {
-	if x != nil {
-		return x.Now
 	}
 	return 0
 }
@@ -1380,15 +1371,14 @@ const file_pairdb_compaction_v1_compaction_proto_rawDesc = "" +
 	"totalSlots\x12\x18\n" +
 	"\aformats\x18\x04 \x03(\rR\aformats\">\n" +
 	"\rLeaseResponse\x12-\n" +
-	"\x04jobs\x18\x01 \x03(\v2\x19.pairdb.compaction.v1.JobR\x04jobs\"\x9a\x04\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x19.pairdb.compaction.v1.JobR\x04jobs\"\x8e\x04\n" +
 	"\x03Job\x12.\n" +
 	"\x03key\x18\x01 \x01(\v2\x1c.pairdb.compaction.v1.JobKeyR\x03key\x121\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1d.pairdb.compaction.v1.JobKindR\x04kind\x123\n" +
 	"\x06inputs\x18\x03 \x03(\v2\x1b.pairdb.compaction.v1.InputR\x06inputs\x12!\n" +
 	"\foutput_level\x18\x04 \x01(\x05R\voutputLevel\x12\x1c\n" +
 	"\tsnapshots\x18\x05 \x03(\x04R\tsnapshots\x12\x1b\n" +
-	"\tgc_before\x18\x06 \x01(\x04R\bgcBefore\x12\x10\n" +
-	"\x03now\x18\a \x01(\x03R\x03now\x12A\n" +
+	"\tgc_before\x18\x06 \x01(\x04R\bgcBefore\x12A\n" +
 	"\n" +
 	"bottommost\x18\b \x03(\v2!.pairdb.compaction.v1.EngineRangeR\n" +
 	"bottommost\x128\n" +
@@ -1398,7 +1388,7 @@ const file_pairdb_compaction_v1_compaction_proto_rawDesc = "" +
 	"maxOutputs\x12/\n" +
 	"\x14max_bytes_per_second\x18\v \x01(\x03R\x11maxBytesPerSecond\x12\x19\n" +
 	"\blease_ms\x18\f \x01(\x03R\aleaseMs\x12!\n" +
-	"\fheartbeat_ms\x18\r \x01(\x03R\vheartbeatMs\"\xa2\x01\n" +
+	"\fheartbeat_ms\x18\r \x01(\x03R\vheartbeatMsJ\x04\b\a\x10\b\"\xa2\x01\n" +
 	"\x05Input\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x14\n" +
 	"\x05level\x18\x02 \x01(\x05R\x05level\x12\x1d\n" +

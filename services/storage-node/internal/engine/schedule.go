@@ -161,7 +161,7 @@ func (e *Engine) jobPlan(r *running, snapshots []ikey.Seq) *jobs.Plan {
 	p := &jobs.Plan{Priority: r.plan.Score, Reason: r.plan.Reason, Tag: r, MinSeq: ikey.MaxSeq}
 	p.Job = compact.Job{
 		Kind: compact.Merge, OutputLevel: r.plan.OutputLevel, Snapshots: snapshots, GCBefore: e.opts.GCBefore(),
-		Now: e.opts.Clock.Now().Unix(), Bottommost: r.plan.Bottommost,
+		Bottommost: r.plan.Bottommost,
 		Table: compact.TableOptions{Format: sstable.FormatVersion, TargetBytes: int64(r.plan.TargetBytes), BlockBytes: e.opts.BlockBytes,
 			Compression: e.opts.compression(r.plan.OutputLevel), FilterBits: e.opts.FilterBitsPerKey},
 	}
