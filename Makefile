@@ -98,6 +98,10 @@ RECORDS ?= 900000
 bench-import: build ## import speed beside redis-cli --pipe, in one run
 	@./integration/scripts/bench-import $(RECORDS)
 
+.PHONY: bench-memory
+bench-memory: build ## memory of the node while it takes 10 million records, 600 MiB allowed
+	@./integration/scripts/memory
+
 .PHONY: proto
 proto: $(TOOLS)/protoc-gen-go ## generate Go from proto/ (needs protoc)
 	@command -v protoc >/dev/null || { echo "protoc is missing: apt-get install protobuf-compiler"; exit 1; }

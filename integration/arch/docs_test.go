@@ -67,3 +67,17 @@ func TestDataPathNamesWhatIsThere(t *testing.T) {
 	}
 	require.GreaterOrEqual(t, rows, 25)
 }
+
+func TestExampleOfTheReadmeCompiles(t *testing.T) {
+	// The first code that a newcomer copies must be code that was compiled.
+	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	require.NoError(t, err)
+	_, rest, ok := strings.Cut(string(readme), "```go\n")
+	require.True(t, ok)
+	snippet, _, ok := strings.Cut(rest, "```")
+	require.True(t, ok)
+	example, err := os.ReadFile(filepath.Join("..", "..", "libs", "client", "example_test.go"))
+	require.NoError(t, err)
+	inFunction := "\t" + strings.ReplaceAll(strings.TrimSpace(snippet), "\n", "\n\t")
+	require.Contains(t, string(example), strings.ReplaceAll(inFunction, "\n\t\n", "\n\n"))
+}

@@ -196,6 +196,7 @@ func TestHostileWorkersChangeNothing(t *testing.T) {
 			l.tell(h, j, r)
 			v := h.complete(r)
 			if v.GetVerdict() == installed && len(r.GetOutputs()) > 0 && l.name == "an output still open" {
+				require.NotEqual(t, "true", os.Getenv("CI"), "CI must run where files have leases")
 				t.Skip("the file system of temporary directories has no leases: the output was copied")
 			}
 			require.Equal(t, rejected, v.GetVerdict())

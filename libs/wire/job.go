@@ -53,7 +53,7 @@ func GrantToProto(g Grant) (*compactionv1.Job, error) {
 	j := g.Job
 	p := &compactionv1.Job{
 		Key: KeyToProto(g.Key), Kind: kindToProto[j.Kind], OutputLevel: int32(j.OutputLevel),
-		GcBefore: j.GCBefore,
+		GcBefore:   j.GCBefore,
 		MaxOutputs: int32(j.MaxOutputs), MaxBytesPerSecond: j.MaxBytesPerSecond,
 		LeaseMs: g.Lease.Milliseconds(), HeartbeatMs: g.Heartbeat.Milliseconds(),
 		Table: &compactionv1.TableOptions{

@@ -78,7 +78,7 @@ func New(cfg *config.Config, rt *service.Runtime, fsys vfs.FS) (*Node, error) {
 		NotLive: n.state.notLive, NotReady: func() []service.Reason { return n.state.notReady(time.Now()) }, Degraded: n.state.degraded,
 	})
 	if err != nil {
-		n.tcp.Close() //nolint:errcheck // the other error counts
+		n.tcp.Close() // the other error counts
 		return nil, fmt.Errorf("PAIRDB_OPS_ADDR: %w", err)
 	}
 	return n, nil
