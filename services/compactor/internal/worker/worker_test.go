@@ -431,8 +431,9 @@ func TestNodeCountsAsReachedBeforeThereIsWork(t *testing.T) {
 	})
 	// Where the table of users lets the worker lease and nothing else, it works all the same.
 	inPod(t, 1, nil, func(t *testing.T, p *pod) {
-		p.node.stranger = status.Error(codes.PermissionDenied, "no")
 		p.stopNode()
+		synctest.Wait() // no call of the first node is under way
+		p.node.stranger = status.Error(codes.PermissionDenied, "no")
 		p.startNode()
 		p.node.give(p.simple(1, 10))
 		time.Sleep(time.Minute)
