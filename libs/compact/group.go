@@ -6,13 +6,18 @@ import (
 
 	"github.com/pairdb/pairdb/libs/causal"
 	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/libs/iterator"
+	"github.com/pairdb/pairdb/libs/sstable"
 )
 
-// version is an entry that may be written. Its value is in memory of its own.
+// version is an entry that may be written. Its value is in memory of its own: as it is stored in the
+// input, if the output takes it like that.
 type version struct {
-	trailer ikey.Trailer
-	stripe  int
-	value   []byte
+	trailer  ikey.Trailer
+	stripe   int
+	value    []byte
+	stored   sstable.Stored
+	isStored bool
 }
 
 func (v *version) setKind(k ikey.Kind) { v.trailer = ikey.MakeTrailer(v.trailer.Seq(), k) }
@@ -23,6 +28,8 @@ type group struct {
 	job   *Job
 	stats *Stats
 	frags []span // those that may cover this key or later ones
+	// takes reports whether the outputs take a value as it is stored; nil: none.
+	takes func(sstable.Stored) bool
 
 	user     []byte
 	covers   []ikey.Seq // range deletes over user, newest first
@@ -65,8 +72,9 @@ func (g *group) cover() (seq ikey.Seq, ok bool) {
 	return 0, false
 }
 
-// add folds the next older version.
-func (g *group) add(t ikey.Trailer, value []byte) error {
+// add folds the next older version, on which it stands.
+func (g *group) add(it iterator.Iterator) error {
+	t := it.Key().Trailer
 	g.stats.EntriesIn++
 	if s := stripe(g.job.Snapshots, t.Seq()); !g.open || s != g.stripe {
 		g.endStripe()
@@ -82,7 +90,9 @@ func (g *group) add(t ikey.Trailer, value []byte) error {
 		return nil
 	}
 	if !g.has {
-		g.keep(t, value)
+		if err := g.keep(t, it); err != nil {
+			return err
+		}
 		g.done = t.Kind() != ikey.KindMerge
 		return nil
 	}
@@ -92,6 +102,10 @@ func (g *group) add(t ikey.Trailer, value []byte) error {
 		g.done = true
 		g.stats.Shadowed++
 		return nil
+	}
+	value := it.Value()
+	if err := it.Err(); err != nil {
+		return err
 	}
 	joined, err := causal.JoinEncoded(g.scratch[:0], newest.value, value)
 	if err != nil {
@@ -104,8 +118,9 @@ func (g *group) add(t ikey.Trailer, value []byte) error {
 	return nil
 }
 
-// keep makes an entry the version of its stripe.
-func (g *group) keep(t ikey.Trailer, value []byte) {
+// keep makes an entry the version of its stripe. Its value is unpacked only if somebody must look
+// into it: a fragment may be joined, and a collectible record collected.
+func (g *group) keep(t ikey.Trailer, it iterator.Iterator) error {
 	n := len(g.versions)
 	if n < cap(g.versions) {
 		g.versions = g.versions[:n+1]
@@ -113,8 +128,22 @@ func (g *group) keep(t ikey.Trailer, value []byte) {
 		g.versions = append(g.versions, version{})
 	}
 	v := &g.versions[n]
-	v.trailer, v.stripe, v.value = t, g.stripe, append(v.value[:0], value...)
+	v.trailer, v.stripe, v.isStored = t, g.stripe, false
 	g.has = true
+	if t.Kind() == ikey.KindSet && g.takes != nil {
+		if w, ok := iterator.Source(it).(*walk); ok {
+			if s, ok := w.stored(); ok && g.takes(s) {
+				v.stored, v.isStored = s.Clone(v.stored.Bytes()), true
+				return nil
+			}
+		}
+	}
+	value := it.Value()
+	v.value = append(v.value[:0], value...)
+	if value == nil {
+		return it.Err()
+	}
+	return nil
 }
 
 // endStripe ends a stripe: nothing older of it comes.
@@ -157,8 +186,8 @@ func (g *group) settle(v *version) (gone bool, err error) {
 	case ikey.KindMerge:
 		v.setKind(ikey.KindSet)
 	}
-	// What a snapshot sees stays as it is.
-	if v.stripe < len(g.job.Snapshots) || g.job.GCBefore == 0 {
+	// What a snapshot sees stays as it is, and what is stored is never collectible.
+	if v.isStored || v.stripe < len(g.job.Snapshots) || g.job.GCBefore == 0 {
 		return false, nil
 	}
 	if at, ok := causal.Inspect(v.value); !ok || at >= g.job.GCBefore {

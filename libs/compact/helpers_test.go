@@ -32,10 +32,13 @@ type world struct {
 	fs   *vfs.MemFS
 	env  Env
 	done int64 // last Progress
+	// How inputs are written.
+	compression     sstable.Compression
+	valueBlockBytes int
 }
 
 func newWorld() *world {
-	w := &world{fs: vfs.NewMem()}
+	w := &world{fs: vfs.NewMem(), compression: sstable.S2}
 	w.env = Env{
 		OpenInput: func(in Input) (vfs.File, error) { return w.fs.Open(TableName(in.Num)) },
 		OpenOutput: func(index int) (vfs.File, error) {
@@ -57,7 +60,8 @@ func newWorld() *world {
 func (w *world) input(t require.TestingT, num uint64, tab table) Input {
 	f, err := w.fs.Create(TableName(num), 0o660)
 	require.NoError(t, err)
-	wr := sstable.NewWriter(f, sstable.WriterOptions{BlockBytes: 200, Compression: sstable.S2, FilterBitsPerKey: 10, Inspect: causal.Inspect})
+	wr := sstable.NewWriter(f, sstable.WriterOptions{BlockBytes: 200, Compression: w.compression, ValueBlockBytes: w.valueBlockBytes,
+		FilterBitsPerKey: 10, Inspect: causal.Inspect})
 	slices.SortStableFunc(tab.entries, func(a, b entry) int { return ikey.Compare(a.k, b.k) })
 	for _, e := range tab.entries {
 		if e.end != "" {

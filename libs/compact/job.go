@@ -52,11 +52,12 @@ type TableOptions struct {
 	Format uint32
 	// TargetBytes is the size at which an output is cut; 0 means 64 MiB.
 	TargetBytes int64
-	// BlockBytes, Compression and FilterBits are the writer's options of these names: 0 is its
-	// default block size, no compression, no filter.
-	BlockBytes  int
-	Compression sstable.Compression
-	FilterBits  int
+	// BlockBytes, Compression, ValueBlockBytes and FilterBits are the writer's options of these
+	// names: 0 is its default block size, no compression, no value blocks, no filter.
+	BlockBytes      int
+	Compression     sstable.Compression
+	ValueBlockBytes int
+	FilterBits      int
 }
 
 // Input is a table to read.

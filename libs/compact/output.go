@@ -42,7 +42,14 @@ func (s *splitter) write(user []byte, versions []version) error {
 		if v.trailer.Kind() == ikey.KindDelete {
 			v.value = nil
 		}
-		if err := s.w.Add(ikey.Key{User: user, Trailer: v.trailer}, v.value); err != nil {
+		k := ikey.Key{User: user, Trailer: v.trailer}
+		var err error
+		if v.isStored {
+			err = s.w.AddStored(k, v.stored)
+		} else {
+			err = s.w.Add(k, v.value)
+		}
+		if err != nil {
 			return s.wrap(err)
 		}
 		s.run.stats.EntriesOut++
@@ -59,12 +66,16 @@ func (s *splitter) open() error {
 	if err != nil {
 		return s.wrap(err)
 	}
-	t := s.run.job.Table
 	s.file = f
-	s.w = sstable.NewWriter(sink{f, s.run}, sstable.WriterOptions{
-		BlockBytes: t.BlockBytes, Compression: t.Compression, FilterBitsPerKey: t.FilterBits, Inspect: causal.Inspect,
-	})
+	s.w = sstable.NewWriter(sink{f, s.run}, s.run.job.writerOptions())
 	return nil
+}
+
+// writerOptions say how outputs are written.
+func (j *Job) writerOptions() sstable.WriterOptions {
+	t := j.Table
+	return sstable.WriterOptions{BlockBytes: t.BlockBytes, Compression: t.Compression, ValueBlockBytes: t.ValueBlockBytes,
+		FilterBitsPerKey: t.FilterBits, Inspect: causal.Inspect}
 }
 
 // cut ends the open output before the key hi, nil for the last one.

@@ -119,9 +119,13 @@ func TestMergeChangesNoReading(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		tables := genTables(t)
 		w := newWorld()
+		// None and None, from 1 byte on: values are copied as they are stored.
+		w.compression = rapid.SampledFrom([]sstable.Compression{sstable.None, sstable.S2}).Draw(t, "packed inputs")
+		w.valueBlockBytes = rapid.SampledFrom([]int{0, 1, 40}).Draw(t, "value blocks of inputs")
 		job := Job{ID: 1, Kind: Merge, MaxOutputs: rapid.IntRange(1, 5).Draw(t, "max"), OutputLevel: 6,
 			Table: TableOptions{TargetBytes: int64(rapid.SampledFrom([]int{0, 1, 600}).Draw(t, "target")), FilterBits: 10,
-				Compression: rapid.SampledFrom([]sstable.Compression{sstable.None, sstable.S2, sstable.Zstd}).Draw(t, "compression")}}
+				ValueBlockBytes: rapid.SampledFrom([]int{0, 1, 30}).Draw(t, "value blocks"),
+				Compression:     rapid.SampledFrom([]sstable.Compression{sstable.None, sstable.S2, sstable.Zstd}).Draw(t, "compression")}}
 		in := uint64(0)
 		for i, tab := range tables {
 			job.Inputs = append(job.Inputs, w.input(t, uint64(i+1), tab))

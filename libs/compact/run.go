@@ -88,7 +88,8 @@ func check(job Job) error {
 	if f := job.Table.Format; f != 0 && f != sstable.FormatVersion {
 		return fmt.Errorf("%w: asked to write version %d, this program writes %d", sstable.ErrNewerFormat, f, sstable.FormatVersion)
 	}
-	if job.Table.Compression > sstable.Zstd || job.Table.TargetBytes < 0 || job.Table.BlockBytes < 0 || job.Table.FilterBits < 0 {
+	if job.Table.Compression > sstable.Zstd || job.Table.TargetBytes < 0 || job.Table.BlockBytes < 0 || job.Table.FilterBits < 0 ||
+		job.Table.ValueBlockBytes < 0 {
 		return invalid("table options %+v", job.Table)
 	}
 	if !slices.IsSorted(job.Snapshots) {
@@ -161,7 +162,7 @@ func (r *run) merge() (err error) {
 		deletes = append(deletes, t.RangeDeletes()...)
 	}
 	frags := fragment(deletes, r.job.Snapshots)
-	g := group{job: &r.job, stats: &r.stats, frags: frags}
+	g := group{job: &r.job, stats: &r.stats, frags: frags, takes: r.job.writerOptions().Takes}
 	out := splitter{run: r, kept: survivors(frags, r.job.Snapshots, r.job.Bottommost)}
 	defer func() { err = errors.Join(err, out.abort()) }()
 
@@ -170,7 +171,7 @@ func (r *run) merge() (err error) {
 	for ok := it.First(); ok; {
 		g.begin(it.Key().User)
 		for ok && bytes.Equal(it.Key().User, g.user) {
-			if err := g.add(it.Key().Trailer, it.Value()); err != nil {
+			if err := g.add(it); err != nil {
 				return err
 			}
 			ok = it.Next()

@@ -109,8 +109,31 @@ func (w *walk) refuse() bool {
 
 func (w *walk) Valid() bool   { return w.it != nil && w.it.Valid() }
 func (w *walk) Key() ikey.Key { return w.it.Key() }
-func (w *walk) Value() []byte { return w.it.Value() }
 func (w *walk) Err() error    { return w.err }
+
+func (w *walk) Value() []byte {
+	v := w.it.Value()
+	if v == nil {
+		w.noteError()
+	}
+	return v
+}
+
+// noteError takes over a failure to read a value.
+func (w *walk) noteError() {
+	if err := w.it.Err(); err != nil {
+		w.err = &InputError{w.num, err}
+	}
+}
+
+// stored returns the value as it is in the input; ok is false if it has no block of its own, or can't
+// be read.
+func (w *walk) stored() (s sstable.Stored, ok bool) {
+	if s, ok = w.it.Stored(); !ok {
+		w.noteError()
+	}
+	return s, ok
+}
 
 // Close ends the walk.
 func (w *walk) Close() error {

@@ -27,7 +27,8 @@ type Iterator interface {
 	Valid() bool
 	// Key returns the internal key of the entry.
 	Key() ikey.Key
-	// Value returns the value of the entry.
+	// Value returns the value of the entry. It may have to be read: if that fails it is nil, the
+	// iterator stands nowhere and Err says why.
 	Value() []byte
 	// Err returns the failure that stopped the walk, or nil.
 	Err() error

@@ -160,7 +160,25 @@ func (m *merge) Valid() bool { return len(m.heap) > 0 }
 
 func (m *merge) Key() ikey.Key { return m.heap[0].key }
 
-func (m *merge) Value() []byte { return m.heap[0].it.Value() }
+func (m *merge) Value() []byte {
+	top := m.heap[0].it
+	v := top.Value()
+	if v == nil {
+		if err := top.Err(); err != nil {
+			m.fail(err)
+		}
+	}
+	return v
+}
+
+// Source returns the iterator whose entry it stands on: one of those that were merged, or it itself
+// if it is not a merge. Nobody moves it.
+func Source(it Iterator) Iterator {
+	if m, ok := it.(*merge); ok {
+		return m.heap[0].it
+	}
+	return it
+}
 
 func (m *merge) Err() error { return m.err }
 

@@ -3,11 +3,13 @@ package sstable
 import (
 	"fmt"
 	"math/rand/v2"
+	"path/filepath"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/libs/sstable/filter"
 )
 
@@ -24,7 +26,7 @@ func TestCachedPointReadAllocatesNothing(t *testing.T) {
 			if !r.MayContain(filter.Hash(e.k.User)) {
 				t.Fatal("filter denies a key")
 			}
-			if _, _, ok, err := r.Get(e.k.User, ikey.MaxSeq); !ok || err != nil {
+			if _, _, ok, err := r.Get(e.k.User, ikey.MaxSeq, nil); !ok || err != nil {
 				t.Fatal(ok, err)
 			}
 		}
@@ -56,11 +58,11 @@ func BenchmarkGetCached(b *testing.B) {
 			r, es := benchReader(b, WriterOptions{FilterBitsPerKey: 10}, size, mapCache{})
 			rng := rand.New(rand.NewPCG(1, 1))
 			for _, e := range es {
-				_, _, _, _ = r.Get(e.k.User, ikey.MaxSeq)
+				_, _, _, _ = r.Get(e.k.User, ikey.MaxSeq, nil)
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, _, ok, _ := r.Get(es[rng.IntN(len(es))].k.User, ikey.MaxSeq); !ok {
+				if _, _, ok, _ := r.Get(es[rng.IntN(len(es))].k.User, ikey.MaxSeq, nil); !ok {
 					b.Fatal("not found")
 				}
 			}
@@ -75,7 +77,7 @@ func BenchmarkGetFromFile(b *testing.B) {
 			rng := rand.New(rand.NewPCG(1, 1))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, _, ok, _ := r.Get(es[rng.IntN(len(es))].k.User, ikey.MaxSeq); !ok {
+				if _, _, ok, _ := r.Get(es[rng.IntN(len(es))].k.User, ikey.MaxSeq, nil); !ok {
 					b.Fatal("not found")
 				}
 			}
@@ -144,6 +146,51 @@ func BenchmarkWrite(b *testing.B) {
 			for b.Loop() {
 				_, m := build(b, o, es, nil)
 				b.ReportMetric(float64(m.Size)/(5000*1019), "size/raw")
+			}
+		})
+	}
+}
+
+// A point read of a value of 1 KiB that is not in a cache: with all values in data blocks, with value
+// blocks, and through a mapping.
+func BenchmarkGetLongValue(b *testing.B) {
+	for _, c := range []struct {
+		name   string
+		values int
+		mapped bool
+	}{{"together", 0, false}, {"apart", 512, false}, {"together-mapped", 0, true}, {"apart-mapped", 512, true}} {
+		b.Run(c.name, func(b *testing.B) {
+			es := longValues(50_000)
+			name := filepath.Join(b.TempDir(), "t.sst")
+			f, err := vfs.OS.Create(name, 0o660)
+			require.NoError(b, err)
+			w := NewWriter(f, WriterOptions{Compression: S2, ValueBlockBytes: c.values, FilterBitsPerKey: 10})
+			for _, e := range es {
+				require.NoError(b, w.Add(e.k, []byte(e.v)))
+			}
+			_, err = w.Finish()
+			require.NoError(b, err)
+			cache := mapCache{}
+			if c.values == 0 {
+				cache = nil // there data blocks are 29 MiB, here 2
+			}
+			o := ReaderOptions{}
+			if cache != nil {
+				o.Cache = cache
+			}
+			r, err := Open(f, o)
+			require.NoError(b, err)
+			if c.mapped {
+				_, err := r.Map()
+				require.NoError(b, err)
+			}
+			rng := rand.New(rand.NewPCG(3, 4))
+			scratch := make([]byte, 0, 4096)
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, _, ok, _ := r.Get(es[rng.IntN(len(es))].k.User, ikey.MaxSeq, scratch); !ok {
+					b.Fatal("a key is missing")
+				}
 			}
 		})
 	}

@@ -30,6 +30,9 @@ var goldenTables = map[string]WriterOptions{
 	"v1-plain.sst": {BlockBytes: 300, FilterBitsPerKey: 10, IndexPartitionBytes: 120},
 	"v1-s2.sst":    {BlockBytes: 1000, FilterBitsPerKey: 10, Compression: S2},
 	"v1-zstd.sst":  {BlockBytes: 1000, Compression: Zstd},
+	// With value blocks.
+	"v1-values.sst":    {BlockBytes: 300, FilterBitsPerKey: 10, ValueBlockBytes: 30},
+	"v1-values-s2.sst": {BlockBytes: 1000, Compression: S2, ValueBlockBytes: 100},
 }
 
 // Tables of a released format must stay readable for ever.
@@ -102,7 +105,7 @@ func TestReadsOfDamagedTablesFailOrAreRight(t *testing.T) {
 			continue
 		}
 		for _, e := range es {
-			tr, v, ok, err := r.Get(e.k.User, e.k.Seq())
+			tr, v, ok, err := r.Get(e.k.User, e.k.Seq(), nil)
 			if err != nil {
 				require.ErrorIs(t, err, ErrCorrupt)
 				continue
@@ -170,7 +173,7 @@ func TestReadErrorIsNotCorruption(t *testing.T) {
 	fs, _ := build(t, WriterOptions{}, numbered(500, 20), nil)
 	r := reopen(t, fs, ReaderOptions{})
 	require.NoError(t, r.f.Close())
-	_, _, _, err := r.Get([]byte("tenant\x00key00000001"), ikey.MaxSeq)
+	_, _, _, err := r.Get([]byte("tenant\x00key00000001"), ikey.MaxSeq, nil)
 	require.Error(t, err)
 	require.False(t, errors.Is(err, ErrCorrupt))
 	require.Nil(t, AsCorrupt(err))

@@ -4,7 +4,7 @@
 // A file, in this order (docs/formats/sstable.md has every byte):
 //
 //	header        32 bytes: magic, version, key id
-//	data blocks   entries, ascending by internal key
+//	data blocks   entries, ascending by internal key; long values in blocks of their own behind them
 //	index blocks  partitions of the index; none when the index is one block
 //	filter        blocked Bloom filter over the engine keys
 //	range deletes

@@ -19,8 +19,13 @@ const (
 	footerBytes  = 128
 	trailerBytes = 5 // type byte and checksum behind each block
 
-	// maxHandleBytes is the longest encoded handle: two uvarints of 64 bits.
-	maxHandleBytes = 2 * binary.MaxVarintLen64
+	// maxHandleBytes is the longest encoded handle: three uvarints of 64 bits.
+	maxHandleBytes = 3 * binary.MaxVarintLen64
+
+	// featureValueBlocks: long values are in blocks of their own behind the data block of their
+	// keys; see values.go.
+	featureValueBlocks = 1
+	knownFeatures      = featureValueBlocks
 
 	// MaxKeyBytes bounds an engine key.
 	MaxKeyBytes = 1 << 20
@@ -44,20 +49,30 @@ func checksum(payloadAndType []byte, offset uint64) uint32 {
 // handle says where a block is: its offset and the length of its payload, without the trailer.
 type handle struct {
 	offset, length uint64
+	// values is how many bytes of value blocks follow a data block; 0 for every other block.
+	values uint64
 }
 
+// append encodes the handle; the length of the value blocks is there only if there are any.
 func (h handle) append(dst []byte) []byte {
 	dst = binary.AppendUvarint(dst, h.offset)
-	return binary.AppendUvarint(dst, h.length)
+	dst = binary.AppendUvarint(dst, h.length)
+	if h.values > 0 {
+		dst = binary.AppendUvarint(dst, h.values)
+	}
+	return dst
 }
 
 // end is the offset behind the trailer.
 func (h handle) end() uint64 { return h.offset + h.length + trailerBytes }
 
+// groupEnd is the offset behind the value blocks of a data block.
+func (h handle) groupEnd() uint64 { return h.end() + h.values }
+
 // within reports whether the block lies in [from, to) of the file.
 func (h handle) within(from, to uint64) bool {
 	return h.offset >= from && h.offset <= to && h.length <= math.MaxUint32 && to-h.offset >= trailerBytes &&
-		h.length <= to-h.offset-trailerBytes
+		h.length <= to-h.offset-trailerBytes && h.values <= to-h.end()
 }
 
 func decodeHandle(b []byte) (handle, bool) {
@@ -66,10 +81,18 @@ func decodeHandle(b []byte) (handle, bool) {
 		return handle{}, false
 	}
 	length, m := binary.Uvarint(b[n:])
-	if m <= 0 || n+m != len(b) {
+	if m <= 0 {
 		return handle{}, false
 	}
-	return handle{offset, length}, true
+	h := handle{offset: offset, length: length}
+	if b = b[n+m:]; len(b) > 0 {
+		values, n := binary.Uvarint(b)
+		if n != len(b) || values == 0 {
+			return handle{}, false
+		}
+		h.values = values
+	}
+	return h, true
 }
 
 // encodeHeader returns the header: magic, version u32, key id u32, 12 bytes of zero, checksum u32.
@@ -108,8 +131,8 @@ func featureProblem(keyID, features uint32) (what string, newer bool) {
 	if keyID != 0 {
 		return fmt.Sprintf("encrypted with key %d, which this program cannot read", keyID), true
 	}
-	if features != 0 {
-		return fmt.Sprintf("needs features %#x, which this program does not have", features), true
+	if unknown := features &^ knownFeatures; unknown != 0 {
+		return fmt.Sprintf("needs features %#x, which this program does not have", unknown), true
 	}
 	return "", false
 }
@@ -125,7 +148,7 @@ func featureProblem(keyID, features uint32) (what string, newer bool) {
 //	 80  digest      u64
 //	 88  levels      u32: 1 or 2 levels of index
 //	 92  zero        12 bytes
-//	104  features    u32: what a reader must know beyond the version; none exist
+//	104  features    u32: what a reader must know beyond the version; 1: value blocks
 //	108  key id      u32: reserved for encryption, 0
 //	112  version     u32
 //	116  checksum    u32: CRC32C of everything in the footer before it
@@ -133,7 +156,7 @@ func featureProblem(keyID, features uint32) (what string, newer bool) {
 type footer struct {
 	index, filter, ranges, properties handle
 	dataEnd, size, digest             uint64
-	levels                            uint32
+	levels, features                  uint32
 }
 
 func (f footer) append(dst []byte) []byte {
@@ -146,7 +169,9 @@ func (f footer) append(dst []byte) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, f.size)
 	dst = binary.LittleEndian.AppendUint64(dst, f.digest)
 	dst = binary.LittleEndian.AppendUint32(dst, f.levels)
-	dst = append(dst, make([]byte, 12+4+4)...)
+	dst = append(dst, make([]byte, 12)...)
+	dst = binary.LittleEndian.AppendUint32(dst, f.features)
+	dst = append(dst, make([]byte, 4)...)
 	dst = binary.LittleEndian.AppendUint32(dst, FormatVersion)
 	dst = binary.LittleEndian.AppendUint32(dst, crc32.Checksum(dst[start:], castagnoli))
 	return append(dst, magic...)
@@ -177,12 +202,12 @@ func decodeFooter(b []byte, size uint64) (f footer, what string, newer bool) {
 	if what, newer = featureProblem(u32(108), u32(104)); what != "" {
 		return f, what, newer
 	}
-	f.index = handle{u64(0), u64(8)}
-	f.filter = handle{u64(16), u64(24)}
-	f.ranges = handle{u64(32), u64(40)}
-	f.properties = handle{u64(48), u64(56)}
+	f.index = handle{offset: u64(0), length: u64(8)}
+	f.filter = handle{offset: u64(16), length: u64(24)}
+	f.ranges = handle{offset: u64(32), length: u64(40)}
+	f.properties = handle{offset: u64(48), length: u64(56)}
 	f.dataEnd, f.size, f.digest = u64(64), u64(72), u64(80)
-	f.levels = u32(88)
+	f.levels, f.features = u32(88), u32(104)
 	if f.size != size {
 		return f, fmt.Sprintf("file has %d bytes, its footer says %d", size, f.size), false
 	}

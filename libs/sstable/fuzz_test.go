@@ -25,7 +25,7 @@ func seedTables(f *testing.F) {
 func exercise(t *testing.T, r *Reader) {
 	_ = r.Verify(context.Background(), nil)
 	for _, user := range []string{"", "tenant\x00key00000007", "tenant\x00z", "zz"} {
-		_, _, _, _ = r.Get([]byte(user), 8)
+		_, _, _, _ = r.Get([]byte(user), 8, nil)
 		_ = r.ApproximateOffset([]byte(user))
 		_ = r.MayContain(uint64(len(user)) << 33)
 	}
@@ -33,6 +33,8 @@ func exercise(t *testing.T, r *Reader) {
 		const limit = 10000
 		n := 0
 		for ok := it.First(); ok && n < limit; ok = it.Next() {
+			_, _ = it.Stored()
+			_ = it.Value()
 			n++
 		}
 		for ok := it.Last(); ok && n < 2*limit; ok = it.Prev() {
@@ -68,7 +70,7 @@ func reseal(b []byte) {
 	binary.LittleEndian.PutUint64(foot[72:], uint64(len(b)))
 	binary.LittleEndian.PutUint32(foot[116:], crc32.Checksum(foot[:116], castagnoli))
 	for i := range 4 {
-		h := handle{binary.LittleEndian.Uint64(foot[16*i:]), binary.LittleEndian.Uint64(foot[16*i+8:])}
+		h := handle{offset: binary.LittleEndian.Uint64(foot[16*i:]), length: binary.LittleEndian.Uint64(foot[16*i+8:])}
 		sealBlock(b, h, i == 0, 2)
 	}
 }

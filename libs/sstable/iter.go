@@ -62,6 +62,8 @@ type cursor struct {
 	// Where leaf and data are in the file, for errors and to notice that they are loaded already.
 	// 0: not loaded.
 	leafAt, dataAt uint64
+	block          handle // of data
+	values         []byte // memory of a value that is in a value block
 }
 
 func (c *cursor) release() {
@@ -70,15 +72,70 @@ func (c *cursor) release() {
 	c.leaf.Release()
 	c.data.Release()
 	c.r, c.scan, c.valid, c.err = nil, nil, false, nil
-	c.leafAt, c.dataAt = 0, 0
+	c.leafAt, c.dataAt, c.block = 0, 0, handle{}
+	if cap(c.values) > maxPooledBytes {
+		c.values = nil
+	}
 	cursors.Put(c)
 }
 
 // Key returns the key of the entry.
 func (c *cursor) Key() ikey.Key { return c.data.Key() }
 
-// Value returns the value of the entry.
-func (c *cursor) Value() []byte { return c.data.Value() }
+// Value returns the value of the entry. It may have to be read: if that fails it is nil, the
+// iterator stands nowhere and Err says why.
+func (c *cursor) Value() []byte {
+	entry := c.data.Value()
+	if !c.r.separates() {
+		return entry
+	}
+	v, ok := decodeRef(c.block, entry)
+	if !ok {
+		return c.fail(c.r.malformed(c.dataAt))
+	}
+	if !v.apart {
+		return v.inline
+	}
+	var b []byte
+	var err error
+	if c.scan != nil {
+		h := v.block(c.block)
+		b, err = c.r.copyBlock(h, c.scan.bytes(h), c.values)
+	} else {
+		b, err = c.r.readInto(v.block(c.block), c.values)
+	}
+	if err != nil {
+		return c.fail(err)
+	}
+	c.values = b
+	return b
+}
+
+// Stored returns the value as it is in the file; ok is false if it has no block of its own, or the
+// iterator is no scan. It is valid until the next positioning call. If it can't be read the iterator
+// stands nowhere and Err says why.
+func (c *cursor) Stored() (s Stored, ok bool) {
+	if c.scan == nil || !c.r.separates() {
+		return s, false
+	}
+	v, ok := decodeRef(c.block, c.data.Value())
+	if !ok {
+		c.fail(c.r.malformed(c.dataAt))
+	}
+	if !ok || !v.apart {
+		return s, false
+	}
+	s, err := c.r.storedValue(c.block, v, c.scan.bytes(v.block(c.block)))
+	if err != nil {
+		c.fail(err)
+	}
+	return s, err == nil
+}
+
+func (c *cursor) fail(err error) []byte {
+	c.valid, c.err = false, err
+	return nil
+}
 
 // First moves to the smallest entry.
 func (c *cursor) First() bool {
@@ -214,7 +271,7 @@ func (c *cursor) loadData() bool {
 		c.dataAt = 0
 		return false
 	}
-	c.dataAt = h.offset
+	c.dataAt, c.block = h.offset, h
 	_ = c.data.Init(b)
 	return c.dataFine()
 }

@@ -46,7 +46,8 @@ type Reader struct {
 	filter filter.Filter
 	ranges []ikey.RangeDelete
 
-	closed atomic.Bool
+	mapping atomic.Pointer[mapped]
+	closed  atomic.Bool
 }
 
 // Open reads footer, properties, filter, range deletes and the upper index of a table; they stay
@@ -233,6 +234,14 @@ var readBuffers = sync.Pool{New: func() any { b := make([]byte, 0, 8<<10); retur
 // maxPooledBytes: one block with a huge value must not stay in the pool.
 const maxPooledBytes = 1 << 20
 
+// loadBlock returns a block that was not in the cache, in memory of its own.
+func (r *Reader) loadBlock(h handle) ([]byte, error) {
+	if m := r.mapped(); m != nil {
+		return r.copyMapped(m, h, nil)
+	}
+	return r.readBlock(h)
+}
+
 // readBlock reads a block from the file into memory of its own.
 func (r *Reader) readBlock(h handle) ([]byte, error) {
 	n := int(h.length) + trailerBytes
@@ -261,15 +270,51 @@ func (r *Reader) readBlock(h handle) ([]byte, error) {
 	return out, err
 }
 
+// readInto reads a block into scratch[:0], which grows if it must.
+func (r *Reader) readInto(h handle, scratch []byte) ([]byte, error) {
+	if m := r.mapped(); m != nil {
+		return r.copyMapped(m, h, scratch)
+	}
+	n := int(h.length) + trailerBytes
+	p := readBuffers.Get().(*[]byte)
+	if cap(*p) < n {
+		*p = make([]byte, n)
+	}
+	b := (*p)[:n]
+	out, err := []byte(nil), r.readAt(b, h.offset)
+	if err == nil {
+		out, err = r.copyBlock(h, b, scratch)
+	}
+	if cap(*p) <= maxPooledBytes {
+		readBuffers.Put(p)
+	}
+	return out, err
+}
+
+// copyBlock is checkBlock whose result never aliases b: it is written to scratch[:0].
+func (r *Reader) copyBlock(h handle, b, scratch []byte) ([]byte, error) {
+	// Copied first: what is checked is what is handed out.
+	if Compression(b[h.length]) == None {
+		n := len(b)
+		if cap(scratch) < n {
+			scratch = make([]byte, n)
+		}
+		copy(scratch[:n], b)
+		payload, _, err := r.stored(h, scratch[:n])
+		return payload, err
+	}
+	return r.checkBlock(h, b, &scratch)
+}
+
 // block returns the block of a handle from the cache or the file.
 func (r *Reader) block(h handle) ([]byte, error) {
 	if r.o.Cache == nil {
-		return r.readBlock(h)
+		return r.loadBlock(h)
 	}
 	if b := r.o.Cache.Get(r.o.FileNum, h.offset); b != nil {
 		return b, nil
 	}
-	b, err := r.readBlock(h)
+	b, err := r.loadBlock(h)
 	if err == nil {
 		r.o.Cache.Put(r.o.FileNum, h.offset, b)
 	}
@@ -287,7 +332,7 @@ func (r *Reader) dataHandle(value []byte) (handle, error) {
 
 func (r *Reader) indexHandle(value []byte, from, to uint64) (handle, error) {
 	h, ok := decodeHandle(value)
-	if !ok || !h.within(from, to) {
+	if !ok || !h.within(from, to) || h.values > 0 && !r.separates() {
 		return h, r.corrupt(r.foot.index.offset, "index points to a place where no block can be")
 	}
 	return h, nil
@@ -299,9 +344,10 @@ func (r *Reader) malformed(at uint64) error { return r.corrupt(at, "malformed bl
 
 // Get returns the newest entry of user with a sequence of at most seq: its trailer and value. ok is
 // false if there is none; range deletes are not looked at. It asks the filter nothing: callers hash
-// the key once for all tables and call MayContain. The value aliases an immutable block and stays
-// valid as long as it is referenced. With all blocks in the cache Get allocates nothing.
-func (r *Reader) Get(user []byte, seq ikey.Seq) (t ikey.Trailer, value []byte, ok bool, err error) {
+// the key once for all tables and call MayContain. The value either aliases an immutable block, and
+// stays valid as long as it is referenced, or was written to scratch[:0], which grows if it must.
+// With all blocks in the cache and a scratch that is large enough Get allocates nothing.
+func (r *Reader) Get(user []byte, seq ikey.Seq, scratch []byte) (t ikey.Trailer, value []byte, ok bool, err error) {
 	k := ikey.Search(user, seq)
 	at := r.foot.index.offset
 	f, ok, err := block.Seek(r.index, k)
@@ -309,34 +355,35 @@ func (r *Reader) Get(user []byte, seq ikey.Seq) (t ikey.Trailer, value []byte, o
 		return 0, nil, false, r.malformed(at)
 	}
 	if ok && r.foot.levels == 2 {
-		if f, ok, err = r.descend(f, k, r.foot.dataEnd, at); err != nil {
+		if f, _, ok, err = r.descend(f, k, r.foot.dataEnd, at); err != nil {
 			return 0, nil, false, err
 		}
 	}
 	if !ok {
 		return 0, nil, false, nil
 	}
-	f, ok, err = r.descend(f, k, headerBytes, r.foot.dataEnd)
+	f, h, ok, err := r.descend(f, k, headerBytes, r.foot.dataEnd)
 	if err != nil || !ok || !f.Same {
 		return 0, nil, false, err
 	}
-	return f.Trailer, f.Value, true, nil
+	value, err = r.value(h, f.Value, scratch)
+	return f.Trailer, value, err == nil, err
 }
 
-// descend seeks k in the block that an index entry points to.
-func (r *Reader) descend(entry block.Found, k ikey.Key, from, to uint64) (f block.Found, ok bool, err error) {
-	h, err := r.indexHandle(entry.Value, from, to)
+// descend seeks k in the block h that an index entry points to.
+func (r *Reader) descend(entry block.Found, k ikey.Key, from, to uint64) (f block.Found, h handle, ok bool, err error) {
+	h, err = r.indexHandle(entry.Value, from, to)
 	if err != nil {
-		return f, false, err
+		return f, h, false, err
 	}
 	b, err := r.block(h)
 	if err != nil {
-		return f, false, err
+		return f, h, false, err
 	}
 	if f, ok, err = block.Seek(b, k); err != nil {
 		err = r.malformed(h.offset)
 	}
-	return f, ok, err
+	return f, h, ok, err
 }
 
 // MayContain reports whether the table may hold entries of the engine key with this filter.Hash;
@@ -369,7 +416,7 @@ func (r *Reader) ApproximateOffset(key []byte) uint64 {
 	k := ikey.Search(key, ikey.MaxSeq)
 	f, ok, err := block.Seek(r.index, k)
 	if ok && err == nil && r.foot.levels == 2 {
-		f, ok, err = r.descend(f, k, r.foot.dataEnd, r.foot.index.offset)
+		f, _, ok, err = r.descend(f, k, r.foot.dataEnd, r.foot.index.offset)
 	}
 	if !ok || err != nil {
 		return r.foot.dataEnd
@@ -386,5 +433,5 @@ func (r *Reader) Close() error {
 	if r.closed.Swap(true) {
 		return nil
 	}
-	return r.f.Close()
+	return errors.Join(r.unmap(), r.f.Close())
 }

@@ -36,21 +36,24 @@ type scan struct {
 	scratch []byte // the block being walked, if it was packed
 }
 
-// block returns the content of a data block; it is valid until the next call.
+// block returns the content of a data block; it is valid until the next call. Its value blocks are
+// in the chunk as well.
 func (s *scan) block(r *Reader, h handle) ([]byte, error) {
-	if h.offset < s.at || h.end() > s.at+uint64(len(s.chunk)) {
+	if h.offset < s.at || h.groupEnd() > s.at+uint64(len(s.chunk)) {
 		if err := s.fill(h); err != nil {
 			return nil, err
 		}
 	}
-	b := s.chunk[h.offset-s.at : h.end()-s.at]
-	return r.checkBlock(h, b, &s.scratch)
+	return r.checkBlock(h, s.bytes(h), &s.scratch)
 }
+
+// bytes returns a block of the chunk as it is in the file.
+func (s *scan) bytes(h handle) []byte { return s.chunk[h.offset-s.at : h.end()-s.at] }
 
 // fill reads a chunk that begins with the block h.
 func (s *scan) fill(h handle) error {
 	s.drop()
-	n := max(int(h.length)+trailerBytes, s.o.ChunkBytes)
+	n := max(int(h.groupEnd()-h.offset), s.o.ChunkBytes)
 	n = int(min(uint64(n), s.r.foot.dataEnd-h.offset))
 	if s.o.OnRead != nil {
 		if err := s.o.OnRead(n); err != nil {

@@ -57,6 +57,7 @@ func genOptions(t *rapid.T) WriterOptions {
 		IndexPartitionBytes: rapid.SampledFrom([]int{0, 1, 60, 200}).Draw(t, "partition"),
 		Compression:         rapid.SampledFrom([]Compression{None, S2, Zstd}).Draw(t, "compression"),
 		FilterBitsPerKey:    rapid.SampledFrom([]int{0, 1, 10, 20}).Draw(t, "filter"),
+		ValueBlockBytes:     rapid.SampledFrom([]int{0, 1, 20, 100}).Draw(t, "value blocks"),
 	}
 }
 
@@ -77,6 +78,11 @@ func TestTableReturnsWhatWasWritten(t *testing.T) {
 		total := int64(0)
 		require.NoError(t, r.Verify(context.Background(), func(n int64) { total += n }))
 		require.EqualValues(t, meta.Size, total)
+		if rapid.Bool().Draw(t, "mapped") {
+			mapped, err := r.Map()
+			require.NoError(t, err)
+			require.True(t, mapped)
+		}
 		checkMeta(t, meta, entries, r.RangeDeletes())
 		checkGets(t, r, entries)
 		it := r.NewIter()
@@ -112,11 +118,12 @@ func checkMeta(t require.TestingT, m Meta, entries []entry, ranges []ikey.RangeD
 
 // checkGets compares Get with the entries, for present keys and their neighbours.
 func checkGets(t require.TestingT, r *Reader, entries []entry) {
+	scratch := make([]byte, 0, 32)
 	for _, e := range entries {
 		require.True(t, r.MayContain(filter.Hash(e.k.User)))
 		for _, user := range [][]byte{e.k.User, append(bytes.Clone(e.k.User), 'a'), e.k.User[:len(e.k.User)-1]} {
 			for _, seq := range []ikey.Seq{e.k.Seq(), e.k.Seq() + 1, max(e.k.Seq(), 1) - 1, 0, ikey.MaxSeq} {
-				tr, v, ok, err := r.Get(user, seq)
+				tr, v, ok, err := r.Get(user, seq, scratch)
 				require.NoError(t, err)
 				i := slices.IndexFunc(entries, func(e entry) bool { return bytes.Equal(e.k.User, user) && e.k.Seq() <= seq })
 				require.Equal(t, i >= 0, ok, "%q@%d", user, seq)

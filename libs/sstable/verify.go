@@ -51,6 +51,8 @@ type verifier struct {
 	props properties // counted again
 	last  ikey.Key   // the entry before; a copy
 	sep   ikey.Key   // the separator before; a copy
+
+	unpacked []byte // scratch: a value
 }
 
 func (v *verifier) run(ctx context.Context) error {
@@ -183,6 +185,35 @@ func (v *verifier) dataBlock(h handle) ([]byte, error) {
 	return content, nil
 }
 
+// value verifies the value of an entry of data block h and returns it; its block, if it has one,
+// must follow the one before.
+func (v *verifier) value(h handle, entry []byte) ([]byte, error) {
+	r := v.r
+	if !r.separates() {
+		return entry, nil
+	}
+	ref, ok := decodeRef(h, entry)
+	if !ok {
+		return nil, r.malformed(h.offset)
+	}
+	if !ref.apart {
+		return ref.inline, nil
+	}
+	at := ref.block(h)
+	if at.offset != v.at {
+		return nil, r.corrupt(at.offset, fmt.Sprintf("value block expected at %d", v.at))
+	}
+	b := v.scan.bytes(at)
+	value, err := r.checkBlock(at, b, &v.unpacked)
+	if err != nil {
+		return nil, err
+	}
+	digestBlock(v.digest, at.length, b[at.length:])
+	v.at = at.end()
+	v.progress(int64(len(b)))
+	return value, nil
+}
+
 // stored reads a block behind the data again, checks it and feeds the digest.
 func (v *verifier) stored(h handle) ([]byte, error) {
 	if h.offset != v.at {
@@ -225,13 +256,20 @@ func (v *verifier) entries(h handle, content []byte, separator ikey.Key) error {
 				return bad("filter denies a key", k)
 			}
 		}
-		if !v.count(k, v.data.Value()) {
+		value, err := v.value(h, v.data.Value())
+		if err != nil {
+			return err
+		}
+		if !v.count(k, value) {
 			return bad("entry of a kind that tables do not have", k)
 		}
 		v.last.User, v.last.Trailer = append(v.last.User[:0], k.User...), k.Trailer
 	}
 	if err := v.data.Err(); err != nil {
 		return r.corrupt(h.offset, err.Error())
+	}
+	if v.at != h.groupEnd() {
+		return r.corrupt(v.at, "value block that no entry refers to")
 	}
 	return nil
 }

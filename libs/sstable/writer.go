@@ -21,6 +21,9 @@ type WriterOptions struct {
 	BlockBytes int
 	// Compression is how blocks are stored.
 	Compression Compression
+	// ValueBlockBytes is the length from which on a value gets a block of its own, so that a read
+	// unpacks no other one and a merge copies it as it is. 0: none does.
+	ValueBlockBytes int
 	// FilterBitsPerKey is the size of the filter: 10 bits are wrong for 1 % of absent keys; 0 makes
 	// none.
 	FilterBitsPerKey int
@@ -61,6 +64,11 @@ type Writer struct {
 	pending    handle
 	hasPending bool
 	separator  []byte
+	// values are the value blocks of the data block that is being filled, without their checksums;
+	// valueEnds is where each ends.
+	values    []byte
+	valueEnds []int
+	entry     []byte // scratch: what stands in the data block for a value
 
 	filter filter.Builder
 	ranges []ikey.RangeDelete
@@ -91,6 +99,9 @@ func NewWriter(f vfs.File, o WriterOptions) *Writer {
 	w.props.blockBytes = uint64(o.BlockBytes)
 	w.props.packing = uint64(o.Compression)
 	w.props.filterBits = uint64(o.FilterBitsPerKey)
+	if o.ValueBlockBytes > 0 {
+		w.footer.features |= featureValueBlocks
+	}
 	if o.Compression > Zstd {
 		w.err = fmt.Errorf("write table: %s does not exist", o.Compression)
 	}
@@ -103,66 +114,123 @@ func NewWriter(f vfs.File, o WriterOptions) *Writer {
 // Add appends an entry. Keys ascend strictly (ErrOutOfOrder). The writer keeps no reference to k or
 // value. After an error the writer is of no use.
 func (w *Writer) Add(k ikey.Key, value []byte) error {
-	if w.err != nil {
-		return w.err
+	apart := w.o.ValueBlockBytes > 0 && len(value) >= w.o.ValueBlockBytes
+	inData := len(value)
+	if apart {
+		inData = 0
 	}
-	m := &w.props.meta
-	fresh := true // another engine key than the entry before
-	if m.Entries > 0 {
+	fresh, err := w.begin(k, len(value), inData)
+	if err != nil {
+		return err
+	}
+	plain := false
+	if w.o.Inspect != nil && k.Kind() != ikey.KindDelete {
+		plain = !w.inspect(value)
+	}
+	switch {
+	case apart:
+		payload, packing := pack(&w.packed, value, w.o.Compression)
+		w.addApart(k, payload, packing, plain)
+	case w.o.ValueBlockBytes > 0:
+		tag := byte(0)
+		if plain {
+			tag = refPlain
+		}
+		w.entry = append(append(w.entry[:0], tag), value...)
+		w.data.Add(k, w.entry)
+	default:
+		w.data.Add(k, value)
+	}
+	w.account(k, len(value), fresh)
+	return nil
+}
+
+// AddStored is Add of a value that Takes allows, without unpacking it and packing it again.
+func (w *Writer) AddStored(k ikey.Key, s Stored) error {
+	fresh, err := w.begin(k, s.raw, 0)
+	if err != nil {
+		return err
+	}
+	w.addApart(k, s.payload, s.packing, s.plain && w.o.Inspect != nil)
+	w.account(k, s.raw, fresh)
+	return nil
+}
+
+// addApart adds an entry whose value gets a block of its own.
+func (w *Writer) addApart(k ikey.Key, payload []byte, packing Compression, plain bool) {
+	w.entry = appendRef(w.entry[:0], len(w.values), len(payload), plain)
+	w.values = append(append(w.values, payload...), byte(packing), 0, 0, 0, 0)
+	w.valueEnds = append(w.valueEnds, len(w.values))
+	w.data.Add(k, w.entry)
+}
+
+// begin checks an entry and makes room for it in the data block. fresh says that it has another
+// engine key than the entry before.
+func (w *Writer) begin(k ikey.Key, valueBytes, inData int) (fresh bool, err error) {
+	if w.err != nil {
+		return false, w.err
+	}
+	fresh = true
+	if w.props.meta.Entries > 0 {
 		last := w.data.Last()
 		c := bytes.Compare(last.User, k.User)
 		if c > 0 || c == 0 && last.Trailer <= k.Trailer {
-			return w.fail(fmt.Errorf("%w: %s after %s", ErrOutOfOrder, k, last))
+			return false, w.fail(fmt.Errorf("%w: %s after %s", ErrOutOfOrder, k, last))
 		}
 		fresh = c != 0
 	}
-	if len(k.User) > MaxKeyBytes || len(value) > MaxValueBytes {
-		return w.fail(fmt.Errorf("%w: key of %d bytes, value of %d", ErrTooLarge, len(k.User), len(value)))
+	if len(k.User) > MaxKeyBytes || valueBytes > MaxValueBytes {
+		return false, w.fail(fmt.Errorf("%w: key of %d bytes, value of %d", ErrTooLarge, len(k.User), valueBytes))
 	}
-	if err := w.cutBlock(k, value); err != nil {
-		return err
+	if kind := k.Kind(); kind != ikey.KindSet && kind != ikey.KindMerge && kind != ikey.KindDelete {
+		return false, w.fail(fmt.Errorf("write table: %s is not a point entry", k))
 	}
+	if w.o.ValueBlockBytes > 0 {
+		inData += maxRefBytes
+	}
+	return fresh, w.cutBlock(k, inData)
+}
+
+// account counts an entry that was added.
+func (w *Writer) account(k ikey.Key, valueBytes int, fresh bool) {
+	m := &w.props.meta
 	switch k.Kind() {
 	case ikey.KindSet:
 		m.Sets++
 	case ikey.KindMerge:
 		m.Merges++
-	case ikey.KindDelete:
-		m.Deletes++
 	default:
-		return w.fail(fmt.Errorf("write table: %s is not a point entry", k))
+		m.Deletes++
 	}
 	if m.Entries == 0 {
 		m.Smallest = k.Clone()
 	}
-	w.data.Add(k, value)
 	m.Entries++
 	m.MinSeq, m.MaxSeq = min(m.MinSeq, k.Seq()), max(m.MaxSeq, k.Seq())
 	m.RawKeyBytes += uint64(len(k.User))
-	m.RawValueBytes += uint64(len(value))
+	m.RawValueBytes += uint64(valueBytes)
 	if fresh && w.o.FilterBitsPerKey > 0 {
 		w.filter.Add(filter.Hash(k.User))
 	}
-	if w.o.Inspect != nil && k.Kind() != ikey.KindDelete {
-		w.inspect(value)
-	}
-	return nil
 }
 
-func (w *Writer) inspect(value []byte) {
-	if t, ok := w.o.Inspect(value); ok {
+// inspect reports whether the value is collectible some day.
+func (w *Writer) inspect(value []byte) bool {
+	t, ok := w.o.Inspect(value)
+	if ok {
 		m := &w.props.meta
 		if m.Tombstones == 0 || t < m.OldestCollectible {
 			m.OldestCollectible = t
 		}
 		m.Tombstones++
 	}
+	return ok
 }
 
 // cutBlock ends the data block if k would make it too long, and writes the index entry that waited
 // for the next key.
-func (w *Writer) cutBlock(k ikey.Key, value []byte) error {
-	if w.data.Entries() > 0 && w.data.SizeWith(k, value) > w.o.BlockBytes {
+func (w *Writer) cutBlock(k ikey.Key, valueBytes int) error {
+	if w.data.Entries() > 0 && (w.data.SizeWith(k, valueBytes) > w.o.BlockBytes || len(w.values) >= maxGroupBytes) {
 		if err := w.finishBlock(); err != nil {
 			return err
 		}
@@ -195,17 +263,42 @@ func (w *Writer) finishBlock() error {
 	if err != nil {
 		return err
 	}
+	h.values = uint64(len(w.values))
+	if err := w.writeValues(h.end()); err != nil {
+		return err
+	}
 	w.pending, w.hasPending = h, true
 	w.props.dataBlocks++
-	w.footer.dataEnd = h.end()
+	w.footer.dataEnd = h.groupEnd()
 	w.data.Reset()
+	return nil
+}
+
+// writeValues writes the value blocks, which begin at an offset of the file.
+func (w *Writer) writeValues(at uint64) error {
+	start := 0
+	for _, end := range w.valueEnds {
+		b := w.values[start:end]
+		n := len(b) - trailerBytes
+		binary.LittleEndian.PutUint32(b[n+1:], checksum(b[:n+1], at+uint64(start)))
+		digestBlock(w.digest, uint64(n), b[n:])
+		start = end
+	}
+	w.buf = append(w.buf, w.values...)
+	w.values, w.valueEnds = w.values[:0], w.valueEnds[:0]
+	if cap(w.values) > 4*maxGroupBytes {
+		w.values = nil // one huge value must not pin its memory
+	}
+	if len(w.buf) >= writeBufferBytes {
+		return w.flush()
+	}
 	return nil
 }
 
 func (w *Writer) indexPending(k ikey.Key) error {
 	var enc [maxHandleBytes]byte
 	value := w.pending.append(enc[:0])
-	if w.index.Entries() > 0 && w.index.SizeWith(k, value) > w.o.IndexPartitionBytes {
+	if w.index.Entries() > 0 && w.index.SizeWith(k, len(value)) > w.o.IndexPartitionBytes {
 		w.cutPartition()
 	}
 	w.index.Add(k, value)
@@ -237,7 +330,7 @@ func (w *Writer) AddRangeDelete(d ikey.RangeDelete) error {
 // EstimatedBytes returns about how large the file would be if it were finished now; the block that
 // is being filled counts unpacked.
 func (w *Writer) EstimatedBytes() uint64 {
-	n := w.written + uint64(len(w.buf)) + uint64(w.data.SizeBytes()) + uint64(w.index.SizeBytes()) + footerBytes
+	n := w.written + uint64(len(w.buf)) + uint64(w.data.SizeBytes()+len(w.values)) + uint64(w.index.SizeBytes()) + footerBytes
 	for _, p := range w.partitions {
 		n += uint64(len(p.content))
 	}
@@ -375,7 +468,7 @@ func (w *Writer) finishFooter() error {
 // writeBlock appends a block with its trailer.
 func (w *Writer) writeBlock(raw []byte, c Compression) (handle, error) {
 	payload, c := pack(&w.packed, raw, c)
-	h := handle{w.written + uint64(len(w.buf)), uint64(len(payload))}
+	h := handle{offset: w.written + uint64(len(w.buf)), length: uint64(len(payload))}
 	start := len(w.buf)
 	w.buf = append(w.buf, payload...)
 	w.buf = append(w.buf, byte(c))

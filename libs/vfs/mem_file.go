@@ -1,6 +1,8 @@
 package vfs
 
 import (
+	"errors"
+	"io"
 	"io/fs"
 )
 
@@ -118,6 +120,28 @@ func (f *memFile) Stat() (fs.FileInfo, error) {
 }
 
 func (f *memFile) DontNeed(int64, int64) {}
+
+func (f *memFile) Map(size int64) (Mapping, error) {
+	if err := f.begin("map", false); err != nil {
+		return nil, err
+	}
+	defer f.fs.mu.Unlock()
+	if size <= 0 || size > f.node.data.Size() {
+		return nil, memError("map", f.name, ErrNotMapped)
+	}
+	m := make(memMapping, size) // a copy: files that are mapped do not change
+	if _, err := f.node.data.ReadAt(m, 0); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return m, nil
+}
+
+type memMapping []byte
+
+func (m memMapping) Bytes() []byte                 { return m }
+func (m memMapping) ResidentBytes() (int64, error) { return int64(len(m)), nil }
+func (m memMapping) Populate() error               { return nil }
+func (m memMapping) Close() error                  { return nil }
 
 func (f *memFile) Close() error {
 	if err := f.begin("close", false); err != nil {

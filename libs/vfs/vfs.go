@@ -42,6 +42,22 @@ type File interface {
 	// DontNeed tells the kernel that [off, off+n) of the page cache will not be read again. It is
 	// advice: it cannot fail.
 	DontNeed(off, n int64)
+	// Map maps [0, size) for reading; the file must not be shorter and is never changed while it
+	// is mapped. The mapping outlives the file's Close. ErrNotMapped says that this file cannot be.
+	Map(size int64) (Mapping, error)
+}
+
+// Mapping is a file in memory. Reading a page that the disk cannot give is a fault: the reader has
+// runtime/debug.SetPanicOnFault set and recovers. Nobody touches Bytes after Close.
+type Mapping interface {
+	io.Closer
+	// Bytes are the mapped bytes; nobody may write to them.
+	Bytes() []byte
+	// ResidentBytes says how many of them are in the page cache now.
+	ResidentBytes() (int64, error)
+	// Populate enters what is in the page cache into the page tables, so that the first access
+	// does not fault; what is not there is read from disk.
+	Populate() error
 }
 
 // Usage is the space of the file system that holds a directory, in bytes.
@@ -94,6 +110,8 @@ var (
 	ErrLocked = errors.New("locked by another process")
 	// ErrStillOpen says that a foreign file is still open for writing.
 	ErrStillOpen = errors.New("file is still open for writing")
+	// ErrNotMapped says that a file, or its file system, cannot be mapped: read it with ReadAt.
+	ErrNotMapped = errors.New("file can't be mapped")
 	// ErrNoLeases says that the file system does not support leases.
 	ErrNoLeases = errors.New("file system does not support leases")
 )

@@ -58,7 +58,7 @@ func GrantToProto(g Grant) (*compactionv1.Job, error) {
 		LeaseMs: g.Lease.Milliseconds(), HeartbeatMs: g.Heartbeat.Milliseconds(),
 		Table: &compactionv1.TableOptions{
 			Format: j.Table.Format, TargetBytes: int64(j.Table.TargetBytes), BlockBytes: int32(j.Table.BlockBytes),
-			Compression: int32(j.Table.Compression), FilterBitsPerKey: int32(j.Table.FilterBits),
+			Compression: int32(j.Table.Compression), FilterBitsPerKey: int32(j.Table.FilterBits), ValueBlockBytes: int64(j.Table.ValueBlockBytes),
 		},
 	}
 	for _, in := range j.Inputs {
@@ -103,7 +103,7 @@ func GrantFromProto(p *compactionv1.Job) (Grant, error) {
 			MaxOutputs: int(p.GetMaxOutputs()), MaxBytesPerSecond: p.GetMaxBytesPerSecond(),
 			Table: compact.TableOptions{
 				Format: t.GetFormat(), TargetBytes: t.GetTargetBytes(), BlockBytes: int(t.GetBlockBytes()),
-				Compression: sstable.Compression(t.GetCompression()), FilterBits: int(t.GetFilterBitsPerKey()),
+				Compression: sstable.Compression(t.GetCompression()), FilterBits: int(t.GetFilterBitsPerKey()), ValueBlockBytes: int(t.GetValueBlockBytes()),
 			},
 		},
 	}
@@ -165,7 +165,7 @@ func checkGrant(g Grant) error {
 		return invalid("%d snapshots and %d ranges, at most %d and %d", len(j.Snapshots), len(j.Bottommost), MaxSnapshots, MaxRanges)
 	case g.Heartbeat <= 0 || g.Lease <= g.Heartbeat:
 		return invalid("lease %v with heartbeat %v", g.Lease, g.Heartbeat)
-	case j.MaxBytesPerSecond < 0 || j.Table.TargetBytes < 0 || j.Table.BlockBytes < 0 || j.Table.FilterBits < 0:
+	case j.MaxBytesPerSecond < 0 || j.Table.TargetBytes < 0 || j.Table.BlockBytes < 0 || j.Table.FilterBits < 0 || j.Table.ValueBlockBytes < 0:
 		return invalid("negative option of job %d", j.ID)
 	}
 	for i, s := range j.Snapshots {

@@ -93,8 +93,8 @@ func (w *Writer) Entries() int { return w.entries }
 func (w *Writer) SizeBytes() int { return len(w.buf) + 4*len(w.restarts) + 4 }
 
 // SizeWith bounds how long the block would be with one more entry.
-func (w *Writer) SizeWith(k ikey.Key, value []byte) int {
-	return w.SizeBytes() + entryOverheadBytes + 4 + len(k.User) + len(value)
+func (w *Writer) SizeWith(k ikey.Key, valueBytes int) int {
+	return w.SizeBytes() + entryOverheadBytes + 4 + len(k.User) + valueBytes
 }
 
 // Finish returns the block. It is valid until the next call of a method.

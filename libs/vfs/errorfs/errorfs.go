@@ -271,3 +271,6 @@ func (f *file) Truncate(size int64) error {
 	}
 	return f.File.Truncate(size)
 }
+
+// Map refuses: reads that are no system calls could not fail.
+func (f *file) Map(int64) (vfs.Mapping, error) { return nil, vfs.ErrNotMapped }

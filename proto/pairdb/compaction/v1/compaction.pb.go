@@ -697,8 +697,10 @@ type TableOptions struct {
 	// 0 none, 1 S2, 2 zstd.
 	Compression      int32 `protobuf:"varint,4,opt,name=compression,proto3" json:"compression,omitempty"`
 	FilterBitsPerKey int32 `protobuf:"varint,5,opt,name=filter_bits_per_key,json=filterBitsPerKey,proto3" json:"filter_bits_per_key,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Values of at least so many bytes get a block of their own; 0: none.
+	ValueBlockBytes int64 `protobuf:"varint,6,opt,name=value_block_bytes,json=valueBlockBytes,proto3" json:"value_block_bytes,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *TableOptions) Reset() {
@@ -762,6 +764,13 @@ func (x *TableOptions) GetCompression() int32 {
 func (x *TableOptions) GetFilterBitsPerKey() int32 {
 	if x != nil {
 		return x.FilterBitsPerKey
+	}
+	return 0
+}
+
+func (x *TableOptions) GetValueBlockBytes() int64 {
+	if x != nil {
+		return x.ValueBlockBytes
 	}
 	return 0
 }
@@ -1399,14 +1408,15 @@ const file_pairdb_compaction_v1_compaction_proto_rawDesc = "" +
 	"\alargest\x18\x06 \x01(\fR\alargest\"5\n" +
 	"\vEngineRange\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\fR\x05start\x12\x10\n" +
-	"\x03end\x18\x02 \x01(\fR\x03end\"\xbb\x01\n" +
+	"\x03end\x18\x02 \x01(\fR\x03end\"\xe7\x01\n" +
 	"\fTableOptions\x12\x16\n" +
 	"\x06format\x18\x01 \x01(\rR\x06format\x12!\n" +
 	"\ftarget_bytes\x18\x02 \x01(\x03R\vtargetBytes\x12\x1f\n" +
 	"\vblock_bytes\x18\x03 \x01(\x05R\n" +
 	"blockBytes\x12 \n" +
 	"\vcompression\x18\x04 \x01(\x05R\vcompression\x12-\n" +
-	"\x13filter_bits_per_key\x18\x05 \x01(\x05R\x10filterBitsPerKey\"a\n" +
+	"\x13filter_bits_per_key\x18\x05 \x01(\x05R\x10filterBitsPerKey\x12*\n" +
+	"\x11value_block_bytes\x18\x06 \x01(\x03R\x0fvalueBlockBytes\"a\n" +
 	"\x10HeartbeatRequest\x12.\n" +
 	"\x03key\x18\x01 \x01(\v2\x1c.pairdb.compaction.v1.JobKeyR\x03key\x12\x1d\n" +
 	"\n" +

@@ -237,7 +237,7 @@ func (w *tableWriter) open() error {
 	}
 	w.made = append(w.made, w.num)
 	w.file = f
-	w.w = sstable.NewWriter(f, sstable.WriterOptions{BlockBytes: e.opts.BlockBytes, Compression: e.opts.compression(w.level),
+	w.w = sstable.NewWriter(f, sstable.WriterOptions{BlockBytes: e.opts.BlockBytes, Compression: e.opts.compression(w.level), ValueBlockBytes: e.opts.ValueBlockBytes,
 		FilterBitsPerKey: e.opts.FilterBitsPerKey, Inspect: causal.Inspect})
 	return nil
 }

@@ -79,6 +79,10 @@ type lookup struct {
 	set   []byte // of the Set with sequence setAt; not nil when there is one
 	setAt ikey.Seq
 	frags []fragment
+
+	// dst is the caller's memory for the result; free is the same as long as no table has put a
+	// value into it, then nil.
+	dst, free []byte
 }
 
 type fragment struct {
@@ -109,13 +113,22 @@ func (l *lookup) entry(t ikey.Trailer, value []byte) (more bool) {
 
 var emptyValue = []byte{}
 
+// inDst reports whether value lies in the caller's memory.
+func (l *lookup) inDst(value []byte) bool {
+	return len(value) > 0 && cap(l.dst) > 0 && &value[0] == &l.dst[:1][0]
+}
+
 // mask takes the sequence of a range delete over the key.
 func (l *lookup) mask(seq ikey.Seq) { l.floor = max(l.floor, seq) }
 
-// result joins what was collected, into dst.
-func (l *lookup) result(dst []byte) (value []byte, found bool, err error) {
+// result joins what was collected, into the caller's memory if it is free.
+func (l *lookup) result() (value []byte, found bool, err error) {
+	dst := l.free
 	found = l.set != nil && l.setAt >= l.floor
-	if found {
+	switch {
+	case found && l.inDst(l.set):
+		dst = l.set
+	case found:
 		dst = append(dst, l.set...)
 	}
 	// Fragments came newest first; the join is associative, so it can start at the oldest.
@@ -143,7 +156,7 @@ func (l *lookup) result(dst []byte) (value []byte, found bool, err error) {
 
 // get returns the joined record of key at sequence at, in dst[:0] if it fits.
 func (s *readState) get(key []byte, at ikey.Seq, dst []byte) (value []byte, found bool, err error) {
-	l := lookup{key: key, hash: filter.Hash(key), at: at}
+	l := lookup{key: key, hash: filter.Hash(key), at: at, dst: dst[:0], free: dst[:0]}
 	if !s.searchMemtables(&l) {
 		if err := s.searchTables(&l); err != nil {
 			if isDamage(err) {
@@ -155,7 +168,7 @@ func (s *readState) get(key []byte, at ikey.Seq, dst []byte) (value []byte, foun
 	if len(l.frags) > 0 {
 		s.reads.counts.mergedReads.Add(1)
 	}
-	return l.result(dst[:0])
+	return l.result()
 }
 
 // searchMemtables reports whether the answer is complete: everything in an older memtable or a
@@ -233,11 +246,17 @@ func (s *readState) searchTable(live *liveTable, l *lookup) error {
 	}
 	s.reads.counts.tableProbes.Add(1)
 	for at := l.at; ; {
-		t, value, ok, err := table.Get(l.key, at)
+		t, value, ok, err := table.Get(l.key, at, l.free)
 		if err != nil {
 			return s.damaged(live, err)
 		}
-		if !ok || !l.entry(t, value) || t.Seq() == 0 {
+		if !ok {
+			return nil
+		}
+		if l.inDst(value) {
+			l.free = nil
+		}
+		if !l.entry(t, value) || t.Seq() == 0 {
 			return nil
 		}
 		at = t.Seq() - 1 // a fragment: what is below it?

@@ -186,11 +186,15 @@ func (in *ingest) copy(ctx context.Context, it iterator.Iterator, w *tableWriter
 		if len(k.User) == 0 || len(k.User) > MaxKeyBytes {
 			return fmt.Errorf("%w: key of %d bytes", ErrInvalidTable, len(k.User))
 		}
-		if _, err := causal.Decode(it.Value()); err != nil {
+		value := it.Value()
+		if err := it.Err(); err != nil {
+			return err
+		}
+		if _, err := causal.Decode(value); err != nil {
 			return fmt.Errorf("%w: key %.80q: %w", ErrInvalidTable, k.User, err)
 		}
 		if key != nil && bytes.Equal(key, k.User) {
-			joined, err := causal.JoinEncoded(spare[:0], acc, it.Value())
+			joined, err := causal.JoinEncoded(spare[:0], acc, value)
 			if err != nil {
 				return fmt.Errorf("%w: key %.80q: %w", ErrInvalidTable, k.User, err)
 			}
@@ -200,7 +204,7 @@ func (in *ingest) copy(ctx context.Context, it iterator.Iterator, w *tableWriter
 		if err := flush(); err != nil {
 			return err
 		}
-		key, acc = append(key[:0], k.User...), append(acc[:0], it.Value()...)
+		key, acc = append(key[:0], k.User...), append(acc[:0], value...)
 	}
 	if err := it.Err(); err != nil {
 		return err

@@ -306,7 +306,9 @@ func (it *Iter) findForward() bool {
 		if floor := it.mask.at(it.key); k.Seq() >= floor {
 			switch k.Kind() {
 			case ikey.KindSet:
-				it.value = it.inner.Value()
+				if it.value = it.inner.Value(); it.value == nil && !it.inner.Valid() {
+					return it.ended()
+				}
 				return it.found(true)
 			case ikey.KindMerge:
 				if !it.joinForward(floor) {
@@ -323,12 +325,19 @@ func (it *Iter) findForward() bool {
 // joinForward joins the fragment under the inner walk with what is older.
 func (it *Iter) joinForward(floor ikey.Seq) bool {
 	it.acc = append(it.acc[:0], it.inner.Value()...)
+	if !it.inner.Valid() {
+		return it.ended()
+	}
 	for it.inner.Next() {
 		k := it.inner.Key()
 		if k.Seq() < floor || !bytes.Equal(k.User, it.key) || !it.joinable(k.Kind()) {
 			break
 		}
-		if !it.join(it.acc, it.inner.Value()) {
+		older := it.inner.Value()
+		if !it.inner.Valid() {
+			return it.ended()
+		}
+		if !it.join(it.acc, older) {
 			return false
 		}
 		if k.Kind() == ikey.KindSet {
@@ -393,13 +402,17 @@ func (it *Iter) collectBackward(floor ikey.Seq) (live, ok bool) {
 		case k.Seq() < floor:
 		case k.Kind() == ikey.KindDelete:
 			live = false
-		case k.Kind() == ikey.KindMerge && live:
-			if !it.join(it.inner.Value(), it.acc) {
+		default:
+			newer := it.inner.Value()
+			if !it.inner.Valid() {
+				return false, it.ended()
+			}
+			if k.Kind() != ikey.KindMerge || !live {
+				it.acc = append(it.acc[:0], newer...)
+				live = true
+			} else if !it.join(newer, it.acc) {
 				return false, false
 			}
-		default:
-			it.acc = append(it.acc[:0], it.inner.Value()...)
-			live = true
 		}
 		it.inner.Prev()
 	}

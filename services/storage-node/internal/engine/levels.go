@@ -129,7 +129,15 @@ func (l *levelIter) Valid() bool { return l.err == nil && l.iter != nil && l.ite
 func (l *levelIter) Key() ikey.Key { return l.iter.Key() }
 
 // Value implements iterator.Iterator.
-func (l *levelIter) Value() []byte { return l.iter.Value() }
+func (l *levelIter) Value() []byte {
+	v := l.iter.Value()
+	if v == nil {
+		if err := l.iter.Err(); err != nil {
+			l.fail(err)
+		}
+	}
+	return v
+}
 
 // Err implements iterator.Iterator.
 func (l *levelIter) Err() error { return l.err }

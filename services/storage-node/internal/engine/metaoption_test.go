@@ -26,6 +26,8 @@ type metaOption struct {
 	block            int
 	compression      []sstable.Compression
 	filterBits       int
+	valueBlocks      int // from which length on a value has a block of its own
+	noMapped         bool
 	blockCache, rows int64
 	openTables       int
 	l0, multiplier   int
@@ -41,22 +43,24 @@ func pick[T any](rng *rand.Rand, values ...T) T { return values[rng.IntN(len(val
 func metaOptions(i int, rng *rand.Rand) metaOption {
 	c := sstable.None
 	o := metaOption{
-		keys:       pick(rng, 5, 30, 100, 300),
-		largeValue: pick(rng, 300, 3_000, 30_000),
-		memtable:   pick(rng, 8<<10, 16<<10, 64<<10, 256<<10),
-		segment:    pick(rng, int64(16<<10), 64<<10, 1<<20),
-		table:      pick(rng, int64(8<<10), 32<<10, 128<<10),
-		base:       pick(rng, int64(16<<10), 64<<10, 512<<10),
-		block:      pick(rng, 256, 1<<10, 4<<10, 32<<10),
-		filterBits: pick(rng, -1, 1, 5, 10, 20),
-		blockCache: pick(rng, int64(-1), 4<<10, 64<<10, 8<<20),
-		rows:       pick(rng, int64(-1), 4<<10, 64<<10, 8<<20),
-		openTables: pick(rng, 1, 2, 8, 100),
-		l0:         pick(rng, 1, 2, 4),
-		multiplier: pick(rng, 2, 4, 10),
-		sync:       pick(rng, SyncGroup, SyncGroup, SyncInterval, SyncNever),
-		external:   rng.IntN(2) == 0,
-		manual:     rng.IntN(6) == 0,
+		keys:        pick(rng, 5, 30, 100, 300),
+		largeValue:  pick(rng, 300, 3_000, 30_000),
+		memtable:    pick(rng, 8<<10, 16<<10, 64<<10, 256<<10),
+		segment:     pick(rng, int64(16<<10), 64<<10, 1<<20),
+		table:       pick(rng, int64(8<<10), 32<<10, 128<<10),
+		base:        pick(rng, int64(16<<10), 64<<10, 512<<10),
+		block:       pick(rng, 256, 1<<10, 4<<10, 32<<10),
+		filterBits:  pick(rng, -1, 1, 5, 10, 20),
+		valueBlocks: pick(rng, -1, 1, 100, 1<<10),
+		noMapped:    rng.IntN(3) == 0,
+		blockCache:  pick(rng, int64(-1), 4<<10, 64<<10, 8<<20),
+		rows:        pick(rng, int64(-1), 4<<10, 64<<10, 8<<20),
+		openTables:  pick(rng, 1, 2, 8, 100),
+		l0:          pick(rng, 1, 2, 4),
+		multiplier:  pick(rng, 2, 4, 10),
+		sync:        pick(rng, SyncGroup, SyncGroup, SyncInterval, SyncNever),
+		external:    rng.IntN(2) == 0,
+		manual:      rng.IntN(6) == 0,
 	}
 	o.keepMemtables = rng.IntN(3) == 0
 	switch rng.IntN(4) {
@@ -72,8 +76,10 @@ func metaOptions(i int, rng *rand.Rand) metaOption {
 	switch i { // corners that must be in every run
 	case 0:
 		o.rows, o.blockCache, o.filterBits, o.openTables, o.sync = -1, -1, -1, 1, SyncGroup
+		o.valueBlocks, o.noMapped = -1, true
 	case 1:
 		o.rows, o.blockCache, o.sync, o.external, o.manual = 8<<20, 8<<20, SyncGroup, true, false
+		o.valueBlocks, o.noMapped = 1, false
 	case 2:
 		o.rows, o.external, o.manual, o.l0, o.base = 8<<20, false, false, 1, 16<<10
 	case 3:
@@ -90,7 +96,7 @@ func (o metaOption) String() string { return fmt.Sprint(o.fields()) }
 
 func (o metaOption) fields() map[string]any {
 	return map[string]any{"keys": o.keys, "large": o.largeValue, "memtable": o.memtable, "segment": o.segment,
-		"table": o.table, "base": o.base, "block": o.block, "compression": o.compression, "filter": o.filterBits,
+		"table": o.table, "base": o.base, "block": o.block, "compression": o.compression, "filter": o.filterBits, "valueBlocks": o.valueBlocks, "noMapped": o.noMapped,
 		"blockCache": o.blockCache, "rows": o.rows, "open": o.openTables, "l0": o.l0, "multiplier": o.multiplier,
 		"sync": o.sync.String(), "external": o.external, "manual": o.manual, "keepMemtables": o.keepMemtables}
 }
@@ -107,6 +113,7 @@ func (o metaOption) options(fs vfs.FS, rng *rand.Rand) Options {
 		Sync: o.sync, SyncInterval: time.Millisecond, LogSegmentBytes: o.segment,
 		MemtableBytes: o.memtable, KeepMemtablesAtClose: o.keepMemtables,
 		TableBytes: o.table, BlockBytes: o.block, Compression: o.compression, FilterBitsPerKey: o.filterBits,
+		ValueBlockBytes: o.valueBlocks, NoMappedTables: o.noMapped,
 		MaxOpenTables: o.openTables, BlockCacheBytes: o.blockCache, RowCacheBytes: o.rows,
 		L0Trigger: o.l0, L0Slow: 1000, L0Stop: 2000, BaseBytes: o.base, LevelMultiplier: o.multiplier,
 		NoAutoCompaction: o.manual, ReserveBytes: -1, DeleteBytesPerSecond: -1,

@@ -87,10 +87,17 @@ type Options struct {
 	BlockBytes int
 	// Compression by level, the last one for all levels below. Default: S2 everywhere.
 	Compression []sstable.Compression
+	// ValueBlockBytes is 1 KiB: from that length on a value gets a block of its own in a table, so
+	// that a read unpacks no other one and a merge copies it as it is. Shorter ones are packed
+	// better beside each other. Negative: none.
+	ValueBlockBytes int
 	// FilterBitsPerKey is 10: one in a hundred misses reads a block. Negative: no filters.
 	FilterBitsPerKey int
 	// MaxOpenTables is 1,000 table readers with their resident metadata.
 	MaxOpenTables int
+	// NoMappedTables makes every read of a table a system call. Otherwise tables that are in the
+	// page cache are mapped, and only the others are read like that.
+	NoMappedTables bool
 	// BlockCacheBytes and RowCacheBytes are 128 MiB each. Negative: no cache.
 	BlockCacheBytes, RowCacheBytes int64
 
@@ -158,6 +165,8 @@ func (o Options) withDefaults() Options {
 	if len(o.Compression) == 0 {
 		o.Compression = []sstable.Compression{sstable.S2}
 	}
+	orDefault(&o.ValueBlockBytes, 1<<10)
+	o.ValueBlockBytes = max(o.ValueBlockBytes, 0)
 	orDefault(&o.FilterBitsPerKey, 10)
 	o.FilterBitsPerKey = max(o.FilterBitsPerKey, 0)
 	orDefault(&o.MaxOpenTables, 1000)

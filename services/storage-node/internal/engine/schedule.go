@@ -163,7 +163,7 @@ func (e *Engine) jobPlan(r *running, snapshots []ikey.Seq) *jobs.Plan {
 		Kind: compact.Merge, OutputLevel: r.plan.OutputLevel, Snapshots: snapshots, GCBefore: e.opts.GCBefore(),
 		Bottommost: r.plan.Bottommost,
 		Table: compact.TableOptions{Format: sstable.FormatVersion, TargetBytes: int64(r.plan.TargetBytes), BlockBytes: e.opts.BlockBytes,
-			Compression: e.opts.compression(r.plan.OutputLevel), FilterBits: e.opts.FilterBitsPerKey},
+			Compression: e.opts.compression(r.plan.OutputLevel), ValueBlockBytes: e.opts.ValueBlockBytes, FilterBits: e.opts.FilterBitsPerKey},
 	}
 	for _, in := range r.plan.Inputs {
 		tables := in.Tables

@@ -52,10 +52,17 @@ type spaceState struct {
 // noteDiskFull has the disk looked at now: something found it full.
 func (e *Engine) noteDiskFull() { notify(e.wake.space) }
 
-// spaceLoop looks at the disk from time to time.
+// looksPerRemap: which tables are in the page cache changes within minutes; to find out costs
+// about 50 µs a table.
+const looksPerRemap = 6
+
+// spaceLoop looks at the disk from time to time, and at what of it is in memory.
 func (e *Engine) spaceLoop() {
-	for {
+	for look := 1; ; look++ {
 		e.lookAtDisk()
+		if look%looksPerRemap == 0 {
+			e.tables.remap()
+		}
 		select {
 		case <-e.opts.Clock.After(e.opts.SpacePoll):
 		case <-e.wake.space:

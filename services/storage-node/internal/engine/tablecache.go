@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -27,6 +28,7 @@ type tableCache struct {
 	dir       string // of the table files
 	max       int
 	blocks    sstable.BlockCache
+	mapped    bool                        // read tables through mappings where that needs no disk
 	onCorrupt func(num uint64, err error) // quarantine; called from readers, without locks
 
 	mu     sync.Mutex
@@ -160,7 +162,29 @@ func (c *tableCache) openReader(num uint64) (*sstable.Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open table %s: %w", name, err)
 	}
+	if c.mapped {
+		_, _ = r.Map() // without it reads are system calls: slower, as right
+	}
 	return r, nil
+}
+
+// remap looks again which of the open tables are in the page cache, so that reads of them need no
+// system call, and reads of the others no page fault.
+func (c *tableCache) remap() {
+	if !c.mapped {
+		return
+	}
+	c.mu.Lock()
+	open := slices.Clone(c.ring)
+	c.mu.Unlock()
+	for _, s := range open {
+		s.mu.Lock()
+		if t := s.reader.Load(); t != nil && t.tryRef() {
+			_, _ = t.Map()
+			t.release()
+		}
+		s.mu.Unlock()
+	}
 }
 
 // admit puts an opened slot on the ring and closes another one if there are too many.

@@ -206,10 +206,10 @@ func (t *Tail) nextIngested() (Change, bool, error) {
 			}
 			t.ingest = t.ingest[1:]
 			if t.walk.First() {
-				return t.ingested(), true, nil
+				return t.ingested()
 			}
 		} else if t.walk.Next() {
-			return t.ingested(), true, nil
+			return t.ingested()
 		}
 		if err := t.closeTable(); err != nil {
 			return Change{}, false, err
@@ -217,9 +217,13 @@ func (t *Tail) nextIngested() (Change, bool, error) {
 	}
 }
 
-func (t *Tail) ingested() Change {
+func (t *Tail) ingested() (c Change, ok bool, err error) {
 	k := t.walk.Key()
-	return Change{Seq: k.Seq(), Kind: k.Kind(), Key: k.User, Value: t.walk.Value()}
+	c = Change{Seq: k.Seq(), Kind: k.Kind(), Key: k.User, Value: t.walk.Value()}
+	if c.Value == nil {
+		err = t.walk.Err()
+	}
+	return c, err == nil, err
 }
 
 func (t *Tail) openTable(num uint64) error {

@@ -28,7 +28,11 @@ func (d *dumper) table(name, show string) (err error) {
 	}
 	it := r.NewScan(sstable.ScanOptions{DropBehind: true, OnRead: func(int) error { return d.ctx.Err() }})
 	for ok := it.First(); ok && d.err == nil; ok = it.Next() {
-		d.entry(newEntry("entry", show, it.Key(), it.Value(), d.o.Values), engine.NoOffset)
+		value := it.Value()
+		if !it.Valid() {
+			break
+		}
+		d.entry(newEntry("entry", show, it.Key(), value, d.o.Values), engine.NoOffset)
 	}
 	err = it.Close()
 	if err != nil && d.ctx.Err() == nil {
