@@ -80,6 +80,8 @@ type lookup struct {
 	setAt ikey.Seq
 	frags []fragment
 
+	skips, probes uint64 // tables that a filter ruled out, that were searched
+
 	// dst is the caller's memory for the result; free is the same as long as no table has put a
 	// value into it, then nil.
 	dst, free []byte
@@ -158,7 +160,10 @@ func (l *lookup) result() (value []byte, found bool, err error) {
 func (s *readState) get(key []byte, at ikey.Seq, dst []byte) (value []byte, found bool, err error) {
 	l := lookup{key: key, hash: filter.Hash(key), at: at, dst: dst[:0], free: dst[:0]}
 	if !s.searchMemtables(&l) {
-		if err := s.searchTables(&l); err != nil {
+		err := s.searchTables(&l)
+		s.reads.counts.filterSkips.Add(l.skips)
+		s.reads.counts.tableProbes.Add(l.probes)
+		if err != nil {
 			if isDamage(err) {
 				s.reads.counts.corruptReads.Add(1)
 			}
@@ -232,6 +237,10 @@ func (s *readState) searchTable(live *liveTable, l *lookup) error {
 	if live.Quarantined {
 		return quarantined(live.Num)
 	}
+	if live.slot.rulesOut(l.hash) {
+		l.skips++
+		return nil
+	}
 	table, err := live.slot.acquire()
 	if err != nil {
 		return err
@@ -241,10 +250,10 @@ func (s *readState) searchTable(live *liveTable, l *lookup) error {
 		l.mask(table.ranges.covering(l.key, l.at))
 	}
 	if !table.MayContain(l.hash) {
-		s.reads.counts.filterSkips.Add(1)
+		l.skips++
 		return nil
 	}
-	s.reads.counts.tableProbes.Add(1)
+	l.probes++
 	for at := l.at; ; {
 		t, value, ok, err := table.Get(l.key, at, l.free)
 		if err != nil {

@@ -8,6 +8,7 @@ import (
 	"path"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -382,4 +383,59 @@ func TestPutsAllocateNothing(t *testing.T) {
 	})
 	require.LessOrEqual(t, allocs, 0.2)
 	require.NoError(t, e.Close())
+}
+
+func TestLevel0WaitsForAMergeThatPaysOrForAQuietTime(t *testing.T) {
+	// A merge of four small tables with all that lies below writes the store anew for a few percent
+	// of it; one that never comes leaves what was overwritten on the disk for ever.
+	o := smallOptions(vfs.NewMem())
+	o.MemtableBytes, o.QuietAfter, o.BaseBytes = 1<<20, time.Hour, 1<<30
+	clock := &quietClock{after: make(chan time.Time)}
+	o.Clock = clock
+	e := mustOpen(t, o)
+	write := func(tables int) {
+		for r := range tables {
+			for i := range 40 {
+				put(t, e, testKey(i), strings.Repeat(fmt.Sprint(r), 100))
+			}
+			require.NoError(t, e.Flush(context.Background()))
+		}
+	}
+	for i := range 400 {
+		put(t, e, testKey(i), strings.Repeat("below", 40))
+	}
+	require.NoError(t, e.Compact(context.Background(), nil, nil, nil))
+	installs := e.Metrics().Installs
+
+	write(4)
+	clock.quiet(t) // what was written since the last look is not quiet
+	require.Equal(t, installs, e.Metrics().Installs, "four tables do not pay")
+	clock.quiet(t)
+	require.Eventually(t, func() bool { return e.Metrics().Installs > installs }, eventually, tick, "in a quiet time they do")
+
+	installs = e.Metrics().Installs
+	write(e.opts.L0Lazy)
+	require.Eventually(t, func() bool { return e.Metrics().Installs > installs }, eventually, tick, "so many are merged at any time")
+	require.NoError(t, e.Close())
+}
+
+// quietClock is the system's, but for the wait for a quiet time, which ends when a test says so.
+type quietClock struct {
+	systemClock
+	after chan time.Time
+}
+
+func (c *quietClock) After(d time.Duration) <-chan time.Time {
+	if d == time.Hour {
+		return c.after
+	}
+	return c.systemClock.After(d)
+}
+
+func (c *quietClock) quiet(t *testing.T) {
+	select {
+	case c.after <- time.Time{}:
+	case <-time.After(eventually):
+		t.Fatal("nobody waits for a quiet time")
+	}
 }

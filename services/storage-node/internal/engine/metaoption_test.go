@@ -31,6 +31,7 @@ type metaOption struct {
 	blockCache, rows int64
 	openTables       int
 	l0, multiplier   int
+	eager            bool // level 0 does not wait for a merge that pays
 	sync             SyncMode
 	external         bool
 	manual           bool // no compaction but those that are asked for
@@ -58,6 +59,7 @@ func metaOptions(i int, rng *rand.Rand) metaOption {
 		openTables:  pick(rng, 1, 2, 8, 100),
 		l0:          pick(rng, 1, 2, 4),
 		multiplier:  pick(rng, 2, 4, 10),
+		eager:       rng.IntN(2) == 0,
 		sync:        pick(rng, SyncGroup, SyncGroup, SyncInterval, SyncNever),
 		external:    rng.IntN(2) == 0,
 		manual:      rng.IntN(6) == 0,
@@ -97,7 +99,7 @@ func (o metaOption) String() string { return fmt.Sprint(o.fields()) }
 func (o metaOption) fields() map[string]any {
 	return map[string]any{"keys": o.keys, "large": o.largeValue, "memtable": o.memtable, "segment": o.segment,
 		"table": o.table, "base": o.base, "block": o.block, "compression": o.compression, "filter": o.filterBits, "valueBlocks": o.valueBlocks, "noMapped": o.noMapped,
-		"blockCache": o.blockCache, "rows": o.rows, "open": o.openTables, "l0": o.l0, "multiplier": o.multiplier,
+		"blockCache": o.blockCache, "rows": o.rows, "open": o.openTables, "l0": o.l0, "eager": o.eager, "multiplier": o.multiplier,
 		"sync": o.sync.String(), "external": o.external, "manual": o.manual, "keepMemtables": o.keepMemtables}
 }
 
@@ -118,6 +120,9 @@ func (o metaOption) options(fs vfs.FS, rng *rand.Rand) Options {
 		L0Trigger: o.l0, L0Slow: 1000, L0Stop: 2000, BaseBytes: o.base, LevelMultiplier: o.multiplier,
 		NoAutoCompaction: o.manual, ReserveBytes: -1, DeleteBytesPerSecond: -1,
 		Jobs: jobs.Options{Mode: jobs.ModeAlways, VerifyProbability: 1, LocalRate: -1},
+	}
+	if o.eager {
+		opts.L0Lazy = o.l0
 	}
 	if o.external {
 		opts.Jobs.Mode = jobs.ModeNever

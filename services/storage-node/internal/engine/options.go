@@ -101,9 +101,17 @@ type Options struct {
 	// BlockCacheBytes and RowCacheBytes are 128 MiB each. Negative: no cache.
 	BlockCacheBytes, RowCacheBytes int64
 
-	// L0Trigger is 4 tables in level 0 that make a compaction worthwhile.
+	// L0Trigger is 4 tables in level 0 that make a compaction worthwhile, if they have at least
+	// three quarters of the bytes that are rewritten with them; a quarter if nothing was written
+	// for QuietAfter.
 	L0Trigger int
-	// BaseBytes is 256 MiB: the target of the first level below 0 that is used.
+	// L0Lazy is three times L0Trigger, and at most L0Slow: so many tables are compacted whatever
+	// they weigh. As many as L0Trigger: always at once, which writes about twice as much and keeps
+	// scans quicker.
+	L0Lazy int
+	// QuietAfter is 1 s without a write.
+	QuietAfter time.Duration
+	// BaseBytes is 1 GiB: the target of the first level below 0 that is used.
 	BaseBytes int64
 	// LevelMultiplier is 10 between the targets of neighbouring levels.
 	LevelMultiplier int
@@ -111,8 +119,8 @@ type Options struct {
 	MaxJobInputBytes int64
 	// MaxJobs is 8 merges offered at a time: twice the default slots of a worker.
 	MaxJobs int
-	// L0Slow and L0Stop are 12 and 24 tables in level 0: from the first writes are delayed, from
-	// the second refused.
+	// L0Slow and L0Stop are 20 and 36 tables in level 0: from the first writes are delayed, from
+	// the second refused. Between L0Lazy and L0Slow is what comes during a compaction.
 	L0Slow, L0Stop int
 	// DebtSlowBytes and DebtStopBytes are 16 GiB and 64 GiB of pending compaction.
 	DebtSlowBytes, DebtStopBytes int64
@@ -173,12 +181,14 @@ func (o Options) withDefaults() Options {
 	orDefault(&o.BlockCacheBytes, 128<<20)
 	orDefault(&o.RowCacheBytes, 128<<20)
 	orDefault(&o.L0Trigger, 4)
-	orDefault(&o.BaseBytes, 256<<20)
+	orDefault(&o.QuietAfter, time.Second)
+	orDefault(&o.BaseBytes, 1<<30)
 	orDefault(&o.LevelMultiplier, 10)
 	orDefault(&o.MaxJobInputBytes, 2<<30)
 	orDefault(&o.MaxJobs, 8)
-	orDefault(&o.L0Slow, 12)
-	orDefault(&o.L0Stop, 24)
+	orDefault(&o.L0Slow, 20)
+	orDefault(&o.L0Stop, 36)
+	orDefault(&o.L0Lazy, max(min(3*o.L0Trigger, o.L0Slow), o.L0Trigger))
 	orDefault(&o.DebtSlowBytes, 16<<30)
 	orDefault(&o.DebtStopBytes, 64<<30)
 	if o.GCBefore == nil {
@@ -212,7 +222,8 @@ func (o Options) Validate() error {
 		{o.TableBytes >= 4<<10, "TableBytes must be at least 4 KiB"},
 		{o.MaxOpenTables > 0, "MaxOpenTables must be positive"},
 		{len(o.Compression) <= manifest.NumLevels, "Compression names more levels than there are"},
-		{o.L0Trigger > 0 && o.L0Trigger <= o.L0Slow && o.L0Slow < o.L0Stop, "L0Trigger <= L0Slow < L0Stop must hold"},
+		{o.L0Trigger > 0 && o.L0Trigger <= o.L0Lazy && o.L0Lazy <= o.L0Slow && o.L0Slow < o.L0Stop, "L0Trigger <= L0Lazy <= L0Slow < L0Stop must hold"},
+		{o.QuietAfter > 0, "QuietAfter must be positive"},
 		{o.DebtSlowBytes > 0 && o.DebtSlowBytes < o.DebtStopBytes, "DebtSlowBytes must be below DebtStopBytes"},
 		{o.LevelMultiplier >= 2 && o.BaseBytes > 0, "LevelMultiplier must be at least 2 and BaseBytes positive"},
 		{o.MaxJobs > 0 && o.MaxJobInputBytes >= o.TableBytes, "MaxJobs must be positive and MaxJobInputBytes hold a table"},

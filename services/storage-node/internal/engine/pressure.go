@@ -58,6 +58,6 @@ func (e *Engine) updatePressure() {
 
 // pickerOptions are the shape of the tree.
 func (e *Engine) pickerOptions() picker.Options {
-	return picker.Options{L0Trigger: e.opts.L0Trigger, BaseBytes: uint64(e.opts.BaseBytes), LevelMultiplier: e.opts.LevelMultiplier,
+	return picker.Options{L0Trigger: e.opts.L0Trigger, L0Lazy: e.opts.L0Lazy, BaseBytes: uint64(e.opts.BaseBytes), LevelMultiplier: e.opts.LevelMultiplier,
 		TableBytes: uint64(e.opts.TableBytes), MaxInputBytes: uint64(e.opts.MaxJobInputBytes)}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/pairdb/pairdb/libs/compact"
 	"github.com/pairdb/pairdb/libs/ikey"
@@ -25,17 +26,27 @@ type running struct {
 	err   error
 }
 
-// scheduleLoop offers merges while the tree is out of shape, whenever something changed.
+// scheduleLoop offers merges while the tree is out of shape, whenever something changed, and when
+// nothing was written for QuietAfter.
 func (e *Engine) scheduleLoop() {
+	var written uint64 // what was applied when the loop last looked
 	for {
+		var quietAfter <-chan time.Time
+		if e.lazy() {
+			quietAfter = e.opts.Clock.After(e.opts.QuietAfter)
+		}
+		quiet := false
 		select {
 		case <-e.wake.schedule:
+		case <-quietAfter:
+			quiet = e.applied.Load() == written
 		case <-e.stop:
 			return
 		}
+		written = e.applied.Load()
 		more, err := true, error(nil)
 		for more && err == nil {
-			more, err = e.scheduleOne()
+			more, err = e.scheduleOne(quiet)
 		}
 		if err == nil {
 			continue
@@ -49,8 +60,18 @@ func (e *Engine) scheduleLoop() {
 	}
 }
 
+// lazy reports whether level 0 has tables that wait for a quiet time.
+func (e *Engine) lazy() bool {
+	if e.opts.NoAutoCompaction {
+		return false
+	}
+	v := e.manifest.Current()
+	defer v.Unref()
+	return picker.Lazy(v, e.pickerOptions())
+}
+
 // scheduleOne takes the most urgent plan and runs it. It reports whether there may be another.
-func (e *Engine) scheduleOne() (more bool, err error) {
+func (e *Engine) scheduleOne(quiet bool) (more bool, err error) {
 	if e.opts.NoAutoCompaction || e.writable() != nil {
 		return false, nil
 	}
@@ -58,6 +79,7 @@ func (e *Engine) scheduleOne() (more bool, err error) {
 		if p.jobs >= e.opts.MaxJobs {
 			return picker.Plan{}, false
 		}
+		p.facts.Quiet = quiet
 		return picker.Pick(p.version, p.busy, e.pickerOptions(), p.facts)
 	})
 	if r == nil {

@@ -90,6 +90,20 @@ func (s *tableSlot) acquire() (*openTable, error) {
 	return s.open()
 }
 
+// rulesOut reports whether the filter of the table denies the key with this filter.Hash; false if the
+// table is not open, or has range deletes. It takes no reference: a filter is memory that stays as long
+// as somebody looks at it, also when the reader is closed meanwhile.
+func (s *tableSlot) rulesOut(hash uint64) bool {
+	t := s.reader.Load()
+	if t == nil || t.ranges != nil || t.MayContain(hash) {
+		return false
+	}
+	if !s.used.Load() {
+		s.used.Store(true)
+	}
+	return true
+}
+
 func (t *openTable) tryRef() bool {
 	if t.refs.Add(1) <= 0 {
 		t.refs.Add(-1)

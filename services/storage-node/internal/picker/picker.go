@@ -14,10 +14,15 @@ const lastLevel = manifest.NumLevels - 1
 
 // Options are the shape of the tree. Zero values mean the defaults.
 type Options struct {
-	// L0Trigger is 4 tables in level 0 that are worth a merge.
+	// L0Trigger is 4 tables in level 0 that are worth a merge, if they have at least three quarters
+	// of the bytes of the base level that would be rewritten for them; a quarter if nobody writes.
 	L0Trigger int
-	// BaseBytes is 256 MiB, the target of the base level: a few tables, so that a merge of level 0
-	// rewrites about as much as it brings.
+	// L0Lazy is three times L0Trigger: so many tables are merged whatever they weigh. A filter
+	// spares a point read most of them, and a merge of twelve writes a third of what three merges
+	// of four do.
+	L0Lazy int
+	// BaseBytes is 1 GiB, the target of the base level: about twice what level 0 brings at once, and
+	// a job of it and level 0 stays within MaxInputBytes.
 	BaseBytes uint64
 	// LevelMultiplier is 10, at most, between neighbouring levels.
 	LevelMultiplier int
@@ -40,12 +45,16 @@ func (o Options) withDefaults() Options {
 			*v = d
 		}
 	}
-	def(&o.BaseBytes, 256<<20)
+	def(&o.BaseBytes, 1<<30)
 	def(&o.TableBytes, 64<<20)
 	def(&o.MaxInputBytes, 2<<30)
 	if o.L0Trigger == 0 {
 		o.L0Trigger = 4
 	}
+	if o.L0Lazy == 0 {
+		o.L0Lazy = 3 * o.L0Trigger
+	}
+	o.L0Lazy = max(o.L0Lazy, o.L0Trigger)
 	if o.LevelMultiplier < 2 {
 		o.LevelMultiplier = 10
 	}
@@ -69,6 +78,8 @@ type Facts struct {
 	// RangeDeletes that are durable and visible: tables that one of them covers are dropped
 	// unread. May be nil.
 	RangeDeletes []ikey.RangeDelete
+	// Quiet says that nothing was written lately: there is time for what would not pay otherwise.
+	Quiet bool
 	// Cursors say for each level where the last pick ended; see Plan.Cursor.
 	Cursors [manifest.NumLevels][]byte
 }

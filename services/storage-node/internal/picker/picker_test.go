@@ -26,7 +26,7 @@ func (g *golden) run(t *testing.T, d *datadriven.TestData) string {
 	case "define":
 		var err error
 		g.v, err = manifest.ParseVersion(d.Input)
-		g.f, g.o = Facts{}, Options{}
+		g.f, g.o = Facts{}, Options{BaseBytes: 256 << 20, L0Lazy: 4}
 		if !d.HasArg("keep-jobs") {
 			g.busy = Busy{}
 		}
@@ -41,7 +41,11 @@ func (g *golden) run(t *testing.T, d *datadriven.TestData) string {
 	case "status":
 		var b strings.Builder
 		base, levels := Status(g.v, &g.busy, g.o)
-		fmt.Fprintf(&b, "base L%d, debt %d\n", base, Debt(g.v, g.o))
+		fmt.Fprintf(&b, "base L%d, debt %d", base, Debt(g.v, g.o))
+		if Lazy(g.v, g.o) {
+			b.WriteString(", lazy")
+		}
+		b.WriteByte('\n')
 		for i, l := range levels {
 			if l.Tables > 0 || l.TargetBytes > 0 {
 				fmt.Fprintf(&b, "L%d: %d tables, %d bytes, target %d, score %.2f\n", i, l.Tables, l.Bytes, l.TargetBytes, l.Score)
@@ -84,6 +88,10 @@ func (g *golden) options(t *testing.T, d *datadriven.TestData) {
 		}
 		switch arg.Key {
 		case "keep-jobs":
+		case "lazy":
+			g.o.L0Lazy = int(number())
+		case "quiet":
+			g.f.Quiet = true
 		case "base":
 			g.o.BaseBytes = number()
 		case "table":
@@ -157,14 +165,14 @@ func TestPressure(t *testing.T) {
 		reason string
 	}{
 		{Load{0, 0, 1000}, 0, false, ""},
-		{Load{11, 16*gib - 1, 1000}, 0, false, ""},
-		{Load{12, 0, 1000}, time.Millisecond, false, "level 0 has many tables"},
-		{Load{17, 0, 1000}, 8111 * time.Microsecond, false, "level 0 has many tables"},
-		{Load{23, 0, 1000}, 100 * time.Millisecond, false, "level 0 has many tables"},
-		{Load{24, 0, 1000}, 0, true, "level 0 has too many tables"},
+		{Load{19, 16*gib - 1, 1000}, 0, false, ""},
+		{Load{20, 0, 1000}, time.Millisecond, false, "level 0 has many tables"},
+		{Load{27, 0, 1000}, 8577 * time.Microsecond, false, "level 0 has many tables"},
+		{Load{35, 0, 1000}, 100 * time.Millisecond, false, "level 0 has many tables"},
+		{Load{36, 0, 1000}, 0, true, "level 0 has too many tables"},
 		{Load{0, 16 * gib, 1000}, time.Millisecond, false, "much compaction is pending"},
-		{Load{12, 40 * gib, 1000}, 10 * time.Millisecond, false, "much compaction is pending"},
-		{Load{22, 40 * gib, 1000}, 65793 * time.Microsecond, false, "level 0 has many tables"},
+		{Load{20, 40 * gib, 1000}, 10 * time.Millisecond, false, "much compaction is pending"},
+		{Load{34, 40 * gib, 1000}, 73564 * time.Microsecond, false, "level 0 has many tables"},
 		{Load{0, 64*gib - 1, 1000}, 100 * time.Millisecond, false, "much compaction is pending"},
 		{Load{0, 64 * gib, 1000}, 0, true, "too much compaction is pending"},
 		{Load{0, 0, 100}, 0, false, ""},
@@ -177,7 +185,7 @@ func TestPressure(t *testing.T) {
 	}
 	_, refuse, _ := Pressure(Load{}, Limits{})
 	require.False(t, refuse, "without a reserve the disk does not count")
-	for l0 := 12; l0 < 23; l0++ {
+	for l0 := 20; l0 < 35; l0++ {
 		a, _, _ := Pressure(Load{L0Tables: l0}, Limits{})
 		b, _, _ := Pressure(Load{L0Tables: l0 + 1}, Limits{})
 		require.Less(t, a, b)

@@ -176,7 +176,7 @@ func (w *tree) quarantine() {
 func TestPlansKeepEveryOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := &tree{t: t, content: map[uint64][]ikey.Key{}, v: manifest.NewVersion([manifest.NumLevels][]*manifest.Table{})}
-		w.o = Options{TableBytes: 16, BaseBytes: 40, LevelMultiplier: 3, MaxOutputs: 64,
+		w.o = Options{TableBytes: 16, BaseBytes: 40, LevelMultiplier: 3, MaxOutputs: 64, L0Lazy: rapid.SampledFrom([]int{4, 8}).Draw(t, "lazy"),
 			MaxInputBytes: uint64(rapid.SampledFrom([]int{200, 1000}).Draw(t, "max")), IntraL0: rapid.Bool().Draw(t, "intra")}
 		w.rng = rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 		damage := rapid.Bool().Draw(t, "damage")

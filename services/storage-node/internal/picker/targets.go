@@ -62,7 +62,7 @@ func (w *view) scores() (s [manifest.NumLevels]float64) {
 			}
 		}
 	}
-	s[0] = max(float64(l0)/float64(w.o.L0Trigger), float64(idle[0])/float64(w.o.BaseBytes))
+	s[0] = max(float64(l0)/float64(l0Due(w.v, w.targets, w.o, idle[0], w.f.Quiet)), float64(idle[0])/float64(w.o.BaseBytes))
 	for level := 1; level < lastLevel; level++ {
 		switch target := w.targets.Bytes[level]; {
 		case target > 0:
@@ -72,6 +72,27 @@ func (w *view) scores() (s [manifest.NumLevels]float64) {
 		}
 	}
 	return s
+}
+
+// l0Due returns how many tables level 0 must have for a merge: L0Trigger if their bytes pay for what
+// is rewritten with them, else L0Lazy. They pay with three quarters of it; with a quarter when there
+// is time, since by then the space that they may waste is worth it.
+func l0Due(v *manifest.Version, t Targets, o Options, bytes uint64, quiet bool) int {
+	if o.L0Lazy <= o.L0Trigger || len(v.Levels[0]) == 0 {
+		return o.L0Trigger
+	}
+	below := sizes(v.Overlapping(t.Base, spanOf(v.Levels[0])))
+	if pays := below / 4; bytes >= 3*pays || quiet && bytes > pays {
+		return o.L0Trigger
+	}
+	return o.L0Lazy
+}
+
+// Lazy reports whether level 0 has tables that a pick takes as soon as it is Quiet, and not before.
+func Lazy(v *manifest.Version, o Options) bool {
+	o = o.withDefaults()
+	n, t, bytes := len(v.Levels[0]), targets(v, o), v.Bytes(0)
+	return n >= l0Due(v, t, o, bytes, true) && n < l0Due(v, t, o, bytes, false)
 }
 
 // Level is the state of one level.
@@ -97,7 +118,7 @@ func Debt(v *manifest.Version, o Options) int64 {
 	o = o.withDefaults()
 	t := targets(v, o)
 	debt, carried := 0.0, 0.0
-	if len(v.Levels[0]) >= o.L0Trigger || v.Bytes(0) > o.BaseBytes {
+	if len(v.Levels[0]) >= l0Due(v, t, o, v.Bytes(0), false) || v.Bytes(0) > o.BaseBytes {
 		carried = float64(v.Bytes(0))
 		debt = carried + float64(v.Bytes(t.Base))
 	}
@@ -121,7 +142,7 @@ type Load struct {
 
 // Limits are where writes are slowed down and refused. Zero values mean the defaults.
 type Limits struct {
-	// L0Slow and L0Stop are 12 and 24 tables in level 0.
+	// L0Slow and L0Stop are 20 and 36 tables in level 0.
 	L0Slow, L0Stop int
 	// DebtSlowBytes and DebtStopBytes are 16 GiB and 64 GiB of pending compaction: at 200 MB/s
 	// the compactor is 80 s, then over 5 minutes behind.
@@ -139,10 +160,10 @@ const (
 // neither.
 func Pressure(l Load, o Limits) (delay time.Duration, refuse bool, reason string) {
 	if o.L0Slow == 0 {
-		o.L0Slow = 12
+		o.L0Slow = 20
 	}
 	if o.L0Stop == 0 {
-		o.L0Stop = 24
+		o.L0Stop = 36
 	}
 	if o.DebtSlowBytes == 0 {
 		o.DebtSlowBytes = 16 << 30
