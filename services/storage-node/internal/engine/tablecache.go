@@ -155,6 +155,14 @@ func (s *tableSlot) openOnce() (*openTable, error) {
 	return t, nil
 }
 
+// warm opens a table before anybody can read it, so that no read has to wait for its metadata and its
+// pages. A table that can't be opened is the business of whoever reads it.
+func (c *tableCache) warm(num uint64) {
+	if t, err := c.slot(num).openOnce(); err == nil {
+		t.release()
+	}
+}
+
 // isDamage reports whether err says that a file of ours is not what was written. A file of a newer
 // format is not damaged: the program is old.
 func isDamage(err error) bool {
