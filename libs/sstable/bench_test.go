@@ -9,8 +9,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pairdb/pairdb/libs/ikey"
-	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/libs/sstable/filter"
+	"github.com/pairdb/pairdb/libs/vfs"
 )
 
 // A point read that allocates is paid for by the garbage collector under load.
@@ -26,7 +26,7 @@ func TestCachedPointReadAllocatesNothing(t *testing.T) {
 			if !r.MayContain(filter.Hash(e.k.User)) {
 				t.Fatal("filter denies a key")
 			}
-			if _, _, ok, err := r.Get(e.k.User, ikey.MaxSeq, nil); !ok || err != nil {
+			if _, _, ok, err := r.Get(e.k.User, filter.Hash(e.k.User), ikey.MaxSeq, nil); !ok || err != nil {
 				t.Fatal(ok, err)
 			}
 		}
@@ -58,11 +58,11 @@ func BenchmarkGetCached(b *testing.B) {
 			r, es := benchReader(b, WriterOptions{FilterBitsPerKey: 10}, size, mapCache{})
 			rng := rand.New(rand.NewPCG(1, 1))
 			for _, e := range es {
-				_, _, _, _ = r.Get(e.k.User, ikey.MaxSeq, nil)
+				_, _, _, _ = r.Get(e.k.User, filter.Hash(e.k.User), ikey.MaxSeq, nil)
 			}
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, _, ok, _ := r.Get(es[rng.IntN(len(es))].k.User, ikey.MaxSeq, nil); !ok {
+				if _, _, ok, _ := r.Get(es[rng.IntN(len(es))].k.User, filter.Hash(es[rng.IntN(len(es))].k.User), ikey.MaxSeq, nil); !ok {
 					b.Fatal("not found")
 				}
 			}
@@ -77,7 +77,7 @@ func BenchmarkGetFromFile(b *testing.B) {
 			rng := rand.New(rand.NewPCG(1, 1))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, _, ok, _ := r.Get(es[rng.IntN(len(es))].k.User, ikey.MaxSeq, nil); !ok {
+				if _, _, ok, _ := r.Get(es[rng.IntN(len(es))].k.User, filter.Hash(es[rng.IntN(len(es))].k.User), ikey.MaxSeq, nil); !ok {
 					b.Fatal("not found")
 				}
 			}
@@ -188,7 +188,7 @@ func BenchmarkGetLongValue(b *testing.B) {
 			scratch := make([]byte, 0, 4096)
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, _, ok, _ := r.Get(es[rng.IntN(len(es))].k.User, ikey.MaxSeq, scratch); !ok {
+				if _, _, ok, _ := r.Get(es[rng.IntN(len(es))].k.User, filter.Hash(es[rng.IntN(len(es))].k.User), ikey.MaxSeq, scratch); !ok {
 					b.Fatal("a key is missing")
 				}
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/libs/sstable/filter"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write golden files anew")
@@ -105,7 +106,7 @@ func TestReadsOfDamagedTablesFailOrAreRight(t *testing.T) {
 			continue
 		}
 		for _, e := range es {
-			tr, v, ok, err := r.Get(e.k.User, e.k.Seq(), nil)
+			tr, v, ok, err := r.Get(e.k.User, filter.Hash(e.k.User), e.k.Seq(), nil)
 			if err != nil {
 				require.ErrorIs(t, err, ErrCorrupt)
 				continue
@@ -173,7 +174,7 @@ func TestReadErrorIsNotCorruption(t *testing.T) {
 	fs, _ := build(t, WriterOptions{}, numbered(500, 20), nil)
 	r := reopen(t, fs, ReaderOptions{})
 	require.NoError(t, r.f.Close())
-	_, _, _, err := r.Get([]byte("tenant\x00key00000001"), ikey.MaxSeq, nil)
+	_, _, _, err := r.Get([]byte("tenant\x00key00000001"), filter.Hash([]byte("tenant\x00key00000001")), ikey.MaxSeq, nil)
 	require.Error(t, err)
 	require.False(t, errors.Is(err, ErrCorrupt))
 	require.Nil(t, AsCorrupt(err))

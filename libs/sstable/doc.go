@@ -5,6 +5,7 @@
 //
 //	header        32 bytes: magic, version, key id
 //	data blocks   entries, ascending by internal key; long values in blocks of their own behind them
+//	hash index    where the long values are, as a hint for point reads (package hashindex)
 //	index blocks  partitions of the index; none when the index is one block
 //	filter        blocked Bloom filter over the engine keys
 //	range deletes

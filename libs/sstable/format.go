@@ -7,6 +7,8 @@ import (
 	"math"
 
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/pairdb/pairdb/libs/sstable/hashindex"
 )
 
 const (
@@ -147,7 +149,8 @@ func featureProblem(keyID, features uint32) (what string, newer bool) {
 //	 72  size        u64: length of the file
 //	 80  digest      u64
 //	 88  levels      u32: 1 or 2 levels of index
-//	 92  zero        12 bytes
+//	 92  hash index  u32: its lines of 64 bytes; 0: none
+//	 96  zero        8 bytes
 //	104  features    u32: what a reader must know beyond the version; 1: value blocks
 //	108  key id      u32: reserved for encryption, 0
 //	112  version     u32
@@ -156,7 +159,26 @@ func featureProblem(keyID, features uint32) (what string, newer bool) {
 type footer struct {
 	index, filter, ranges, properties handle
 	dataEnd, size, digest             uint64
-	levels, features                  uint32
+	levels, features, hashLines       uint32
+}
+
+// hashIndex is where the hash index is: right behind the data, with up to 63 bytes in front of its lines
+// that put these on cache lines.
+func (f footer) hashIndex() handle {
+	if f.hashLines == 0 {
+		return handle{}
+	}
+	return handle{offset: f.dataEnd, length: f.hashPad() + uint64(f.hashLines)*hashindex.LineBytes}
+}
+
+func (f footer) hashPad() uint64 { return -f.dataEnd & (hashindex.LineBytes - 1) }
+
+// behindData is where the parts behind data and hash index begin.
+func (f footer) behindData() uint64 {
+	if f.hashLines == 0 {
+		return f.dataEnd
+	}
+	return f.hashIndex().end()
 }
 
 func (f footer) append(dst []byte) []byte {
@@ -169,7 +191,8 @@ func (f footer) append(dst []byte) []byte {
 	dst = binary.LittleEndian.AppendUint64(dst, f.size)
 	dst = binary.LittleEndian.AppendUint64(dst, f.digest)
 	dst = binary.LittleEndian.AppendUint32(dst, f.levels)
-	dst = append(dst, make([]byte, 12)...)
+	dst = binary.LittleEndian.AppendUint32(dst, f.hashLines)
+	dst = append(dst, make([]byte, 8)...)
 	dst = binary.LittleEndian.AppendUint32(dst, f.features)
 	dst = append(dst, make([]byte, 4)...)
 	dst = binary.LittleEndian.AppendUint32(dst, FormatVersion)
@@ -207,7 +230,7 @@ func decodeFooter(b []byte, size uint64) (f footer, what string, newer bool) {
 	f.ranges = handle{offset: u64(32), length: u64(40)}
 	f.properties = handle{offset: u64(48), length: u64(56)}
 	f.dataEnd, f.size, f.digest = u64(64), u64(72), u64(80)
-	f.levels, f.features = u32(88), u32(104)
+	f.levels, f.hashLines, f.features = u32(88), u32(92), u32(104)
 	if f.size != size {
 		return f, fmt.Sprintf("file has %d bytes, its footer says %d", size, f.size), false
 	}
@@ -224,7 +247,10 @@ func (f footer) layoutProblem() string {
 	if f.dataEnd < headerBytes || f.dataEnd > end {
 		return "data end is outside of the file"
 	}
-	at := f.dataEnd
+	if f.hashLines > 0 && (f.features&featureValueBlocks == 0 || !f.hashIndex().within(f.dataEnd, end)) {
+		return "hash index is not where it belongs"
+	}
+	at := f.behindData()
 	gapAllowed := f.levels == 2 // the index partitions come first
 	for _, p := range []struct {
 		name     string
@@ -234,7 +260,7 @@ func (f footer) layoutProblem() string {
 		if p.optional && p.h == (handle{}) {
 			continue
 		}
-		if !p.h.within(f.dataEnd, end) || p.h.offset < at || p.h.offset != at && !gapAllowed {
+		if !p.h.within(at, end) || p.h.offset != at && !gapAllowed {
 			return p.name + " block is not where it belongs"
 		}
 		gapAllowed = false

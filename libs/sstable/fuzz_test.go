@@ -11,6 +11,7 @@ import (
 
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/sstable/block"
+	"github.com/pairdb/pairdb/libs/sstable/filter"
 )
 
 func seedTables(f *testing.F) {
@@ -25,7 +26,7 @@ func seedTables(f *testing.F) {
 func exercise(t *testing.T, r *Reader) {
 	_ = r.Verify(context.Background(), nil)
 	for _, user := range []string{"", "tenant\x00key00000007", "tenant\x00z", "zz"} {
-		_, _, _, _ = r.Get([]byte(user), 8, nil)
+		_, _, _, _ = r.Get([]byte(user), filter.Hash([]byte(user)), 8, nil)
 		_ = r.ApproximateOffset([]byte(user))
 		_ = r.MayContain(uint64(len(user)) << 33)
 	}

@@ -100,9 +100,9 @@ func (c *cursor) Value() []byte {
 	var err error
 	if c.scan != nil {
 		h := v.block(c.block)
-		b, err = c.r.copyBlock(h, c.scan.bytes(h), c.values)
+		b, err = c.r.openValue(h, c.scan.bytes(h), c.values)
 	} else {
-		b, err = c.r.readInto(v.block(c.block), c.values)
+		b, err = c.r.readValue(v.block(c.block), c.values)
 	}
 	if err != nil {
 		return c.fail(err)

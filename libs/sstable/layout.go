@@ -38,13 +38,14 @@ func (r *Reader) Layout() Layout {
 	}
 	add("header", 0, headerBytes)
 	add("data", headerBytes, f.dataEnd)
+	add("hash index", f.dataEnd, f.behindData())
 	first := f.index.offset
 	for _, h := range []handle{f.ranges, f.filter} {
 		if h != (handle{}) {
 			first = h.offset
 		}
 	}
-	add("index partitions", f.dataEnd, first)
+	add("index partitions", f.behindData(), first)
 	for _, h := range []struct {
 		name string
 		at   handle

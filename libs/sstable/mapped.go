@@ -67,13 +67,20 @@ func (r *Reader) unmap() error {
 	return nil
 }
 
-// copyMapped checks a block in memory and returns its content in scratch[:0], which grows if it
-// must: nothing that is handed out aliases the mapping. It is checked each time, since a page may
-// have been evicted and read again. A page that the disk can't give is an error like that of a read.
-func (r *Reader) copyMapped(m *mapped, h handle, scratch []byte) (out []byte, err error) {
+// copyMapped checks a block in memory and returns its content in memory of its own: nothing that is
+// handed out aliases the mapping. It is checked each time, since a page may have been evicted and read
+// again. A page that the disk can't give is an error like that of a read.
+func (r *Reader) copyMapped(m *mapped, h handle) (out []byte, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer r.recoverFault(h, &err)
-	return r.copyBlock(h, m.Bytes()[h.offset:h.end()], scratch)
+	return r.copyBlock(h, m.Bytes()[h.offset:h.end()])
+}
+
+// mappedValue is openValue of a value block in memory.
+func (r *Reader) mappedValue(m *mapped, h handle, scratch []byte) (out []byte, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer r.recoverFault(h, &err)
+	return r.openValue(h, m.Bytes()[h.offset:h.end()], scratch)
 }
 
 // recoverFault turns a fault in a mapping into an error.

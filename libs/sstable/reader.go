@@ -1,6 +1,7 @@
 package sstable
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -209,6 +210,12 @@ func (r *Reader) checkBlock(h handle, b []byte, scratch *[]byte) ([]byte, error)
 	if err != nil || c == None {
 		return payload, err
 	}
+	return r.unpackBlock(h, payload, c, scratch)
+}
+
+// unpackBlock unpacks the checked payload of a block into *scratch, or into fresh memory if scratch is
+// nil.
+func (r *Reader) unpackBlock(h handle, payload []byte, c Compression, scratch *[]byte) ([]byte, error) {
 	n, ok := rawLen(payload)
 	if !ok {
 		return nil, r.corrupt(h.offset, "packed block has a bad length")
@@ -237,7 +244,7 @@ const maxPooledBytes = 1 << 20
 // loadBlock returns a block that was not in the cache, in memory of its own.
 func (r *Reader) loadBlock(h handle) ([]byte, error) {
 	if m := r.mapped(); m != nil {
-		return r.copyMapped(m, h, nil)
+		return r.copyMapped(m, h)
 	}
 	return r.readBlock(h)
 }
@@ -270,40 +277,14 @@ func (r *Reader) readBlock(h handle) ([]byte, error) {
 	return out, err
 }
 
-// readInto reads a block into scratch[:0], which grows if it must.
-func (r *Reader) readInto(h handle, scratch []byte) ([]byte, error) {
-	if m := r.mapped(); m != nil {
-		return r.copyMapped(m, h, scratch)
-	}
-	n := int(h.length) + trailerBytes
-	p := readBuffers.Get().(*[]byte)
-	if cap(*p) < n {
-		*p = make([]byte, n)
-	}
-	b := (*p)[:n]
-	out, err := []byte(nil), r.readAt(b, h.offset)
-	if err == nil {
-		out, err = r.copyBlock(h, b, scratch)
-	}
-	if cap(*p) <= maxPooledBytes {
-		readBuffers.Put(p)
-	}
-	return out, err
-}
-
-// copyBlock is checkBlock whose result never aliases b: it is written to scratch[:0].
-func (r *Reader) copyBlock(h handle, b, scratch []byte) ([]byte, error) {
-	// Copied first: what is checked is what is handed out.
+// copyBlock is checkBlock whose result never aliases b.
+func (r *Reader) copyBlock(h handle, b []byte) ([]byte, error) {
 	if Compression(b[h.length]) == None {
-		n := len(b)
-		if cap(scratch) < n {
-			scratch = make([]byte, n)
-		}
-		copy(scratch[:n], b)
-		payload, _, err := r.stored(h, scratch[:n])
+		// Copied first: what is checked is what is handed out.
+		payload, _, err := r.stored(h, bytes.Clone(b))
 		return payload, err
 	}
-	return r.checkBlock(h, b, &scratch)
+	return r.checkBlock(h, b, nil)
 }
 
 // block returns the block of a handle from the cache or the file.
@@ -323,7 +304,7 @@ func (r *Reader) block(h handle) ([]byte, error) {
 
 // partitionHandle and dataHandle decode the value of an index entry and check where it points.
 func (r *Reader) partitionHandle(value []byte) (handle, error) {
-	return r.indexHandle(value, r.foot.dataEnd, r.foot.index.offset)
+	return r.indexHandle(value, r.foot.behindData(), r.foot.index.offset)
 }
 
 func (r *Reader) dataHandle(value []byte) (handle, error) {
@@ -343,11 +324,16 @@ func (r *Reader) indexHandle(value []byte, from, to uint64) (handle, error) {
 func (r *Reader) malformed(at uint64) error { return r.corrupt(at, "malformed block") }
 
 // Get returns the newest entry of user with a sequence of at most seq: its trailer and value. ok is
-// false if there is none; range deletes are not looked at. It asks the filter nothing: callers hash
-// the key once for all tables and call MayContain. The value either aliases an immutable block, and
+// false if there is none; range deletes are not looked at. It asks the filter nothing: callers take
+// filter.Hash of the key once for all tables and call MayContain. The value either aliases an immutable block, and
 // stays valid as long as it is referenced, or was written to scratch[:0], which grows if it must.
 // With all blocks in the cache and a scratch that is large enough Get allocates nothing.
-func (r *Reader) Get(user []byte, seq ikey.Seq, scratch []byte) (t ikey.Trailer, value []byte, ok bool, err error) {
+func (r *Reader) Get(user []byte, hash uint64, seq ikey.Seq, scratch []byte) (t ikey.Trailer, value []byte, ok bool, err error) {
+	if m := r.mapped(); m != nil && r.foot.hashLines > 0 {
+		if value, at, ok := r.probe(m, user, hash, seq, scratch); ok {
+			return ikey.MakeTrailer(at, ikey.KindSet), value, at <= seq, nil
+		}
+	}
 	k := ikey.Search(user, seq)
 	at := r.foot.index.offset
 	f, ok, err := block.Seek(r.index, k)
@@ -355,7 +341,7 @@ func (r *Reader) Get(user []byte, seq ikey.Seq, scratch []byte) (t ikey.Trailer,
 		return 0, nil, false, r.malformed(at)
 	}
 	if ok && r.foot.levels == 2 {
-		if f, _, ok, err = r.descend(f, k, r.foot.dataEnd, at); err != nil {
+		if f, _, ok, err = r.descend(f, k, r.foot.behindData(), at); err != nil {
 			return 0, nil, false, err
 		}
 	}
@@ -416,7 +402,7 @@ func (r *Reader) ApproximateOffset(key []byte) uint64 {
 	k := ikey.Search(key, ikey.MaxSeq)
 	f, ok, err := block.Seek(r.index, k)
 	if ok && err == nil && r.foot.levels == 2 {
-		f, _, ok, err = r.descend(f, k, r.foot.dataEnd, r.foot.index.offset)
+		f, _, ok, err = r.descend(f, k, r.foot.behindData(), r.foot.index.offset)
 	}
 	if !ok || err != nil {
 		return r.foot.dataEnd

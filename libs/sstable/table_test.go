@@ -123,7 +123,7 @@ func checkGets(t require.TestingT, r *Reader, entries []entry) {
 		require.True(t, r.MayContain(filter.Hash(e.k.User)))
 		for _, user := range [][]byte{e.k.User, append(bytes.Clone(e.k.User), 'a'), e.k.User[:len(e.k.User)-1]} {
 			for _, seq := range []ikey.Seq{e.k.Seq(), e.k.Seq() + 1, max(e.k.Seq(), 1) - 1, 0, ikey.MaxSeq} {
-				tr, v, ok, err := r.Get(user, seq, scratch)
+				tr, v, ok, err := r.Get(user, filter.Hash(user), seq, scratch)
 				require.NoError(t, err)
 				i := slices.IndexFunc(entries, func(e entry) bool { return bytes.Equal(e.k.User, user) && e.k.Seq() <= seq })
 				require.Equal(t, i >= 0, ok, "%q@%d", user, seq)

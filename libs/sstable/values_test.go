@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/libs/sstable/filter"
 	"github.com/pairdb/pairdb/libs/vfs"
 )
 
@@ -121,13 +122,13 @@ func TestFaultInAMappedTableIsAnError(t *testing.T) {
 	name := writeTable(t, es)
 	r := openMapped(t, name)
 	defer func() { require.NoError(t, r.Close()) }()
-	_, v, ok, err := r.Get(es[400].k.User, ikey.MaxSeq, nil)
+	_, v, ok, err := r.Get(es[400].k.User, filter.Hash(es[400].k.User), ikey.MaxSeq, nil)
 	require.NoError(t, err)
 	require.True(t, ok)
 	require.Equal(t, es[400].v, string(v))
 
 	require.NoError(t, os.Truncate(name, 4096))
-	_, _, _, err = r.Get(es[400].k.User, ikey.MaxSeq, nil)
+	_, _, _, err = r.Get(es[400].k.User, filter.Hash(es[400].k.User), ikey.MaxSeq, nil)
 	require.ErrorContains(t, err, "page of the mapped file")
 	require.NotErrorIs(t, err, ErrCorrupt, "the disk failed, the table may be as it was")
 	it := r.NewIter()
@@ -144,7 +145,7 @@ func TestMappedBytesAreCheckedAtEachRead(t *testing.T) {
 	name := writeTable(t, es)
 	r := openMapped(t, name)
 	defer func() { require.NoError(t, r.Close()) }()
-	_, _, ok, err := r.Get(es[100].k.User, ikey.MaxSeq, nil)
+	_, _, ok, err := r.Get(es[100].k.User, filter.Hash(es[100].k.User), ikey.MaxSeq, nil)
 	require.NoError(t, err)
 	require.True(t, ok)
 
@@ -158,7 +159,7 @@ func TestMappedBytesAreCheckedAtEachRead(t *testing.T) {
 	_, err = f.WriteAt(b, 0)
 	require.NoError(t, err)
 	require.NoError(t, f.Close())
-	_, _, _, err = r.Get(es[100].k.User, ikey.MaxSeq, nil)
+	_, _, _, err = r.Get(es[100].k.User, filter.Hash(es[100].k.User), ikey.MaxSeq, nil)
 	require.ErrorIs(t, err, ErrCorrupt)
 }
 
@@ -178,7 +179,7 @@ func TestTablesThatAreNotInMemoryAreNotMapped(t *testing.T) {
 		mapped, err := r.Map()
 		require.NoError(t, err)
 		require.Equal(t, !cold, mapped)
-		_, v, ok, err := r.Get(es[100].k.User, ikey.MaxSeq, nil)
+		_, v, ok, err := r.Get(es[100].k.User, filter.Hash(es[100].k.User), ikey.MaxSeq, nil)
 		require.NoError(t, err)
 		require.True(t, ok)
 		require.Equal(t, es[100].v, string(v))
@@ -208,4 +209,53 @@ func (c coldMapping) ResidentBytes() (int64, error) {
 		n /= 2
 	}
 	return n, nil
+}
+
+// Danger: the hash index is read without a checksum. Whatever its bytes say, an answer must be right.
+func TestAnyHashIndexGivesTheRightAnswers(t *testing.T) {
+	es := longValues(300)
+	es = append(es, entry{ikey.Make([]byte("tenant\x00twice"), 9, ikey.KindSet), es[0].v}, entry{ikey.Make([]byte("tenant\x00twice"), 8, ikey.KindSet), es[1].v})
+	fs, _ := build(t, WriterOptions{ValueBlockBytes: 1000, Compression: S2, FilterBitsPerKey: 10}, es, nil)
+	good := contents(t, fs)
+	r := reopen(t, fs, ReaderOptions{})
+	at, end := r.foot.hashIndex().offset+r.foot.hashPad(), r.foot.behindData()-trailerBytes
+	require.NoError(t, r.Close())
+	rng := rand.New(rand.NewPCG(1, 9))
+	for round := range 300 {
+		b := bytes.Clone(good)
+		for i := at; i < end; i++ {
+			if round == 0 || rng.IntN(20) == 0 {
+				b[i] = b[at+rng.Uint64N(end-at)] // tags, offsets and lengths of other keys too
+			}
+		}
+		if round == 0 {
+			b = good
+		}
+		r, err := openBytes(t, b, ReaderOptions{Name: "t.sst"})
+		require.NoError(t, err)
+		mapped, err := r.Map()
+		require.NoError(t, err)
+		require.True(t, mapped)
+		probed := 0
+		for _, e := range es {
+			_, v, ok, err := r.Get(e.k.User, filter.Hash(e.k.User), e.k.Seq(), nil)
+			require.NoError(t, err)
+			require.True(t, ok)
+			require.Equal(t, e.v, string(v))
+			if _, _, ok := r.probe(r.mapped(), e.k.User, filter.Hash(e.k.User), e.k.Seq(), nil); ok {
+				probed++
+			}
+			_, _, ok, err = r.Get(e.k.User, filter.Hash(e.k.User), 0, nil)
+			require.NoError(t, err)
+			require.False(t, ok, "nothing is that old")
+			absent := append(bytes.Clone(e.k.User), 'x')
+			_, _, ok, err = r.Get(absent, filter.Hash(e.k.User), ikey.MaxSeq, nil) // an equal hash
+			require.NoError(t, err)
+			require.False(t, ok)
+		}
+		if round == 0 {
+			require.Greater(t, probed, 100, "the hash index answers for long values")
+		}
+		require.NoError(t, r.Close())
+	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/sstable/block"
 	"github.com/pairdb/pairdb/libs/sstable/filter"
+	"github.com/pairdb/pairdb/libs/sstable/hashindex"
 )
 
 // Verify reads every byte of the file again, past the block cache and, where the system allows,
@@ -53,6 +54,35 @@ type verifier struct {
 	sep   ikey.Key   // the separator before; a copy
 
 	unpacked []byte // scratch: a value
+	// As in the writer.
+	located     []located
+	lastLocated bool
+}
+
+// hashIndex checks that the hash index is what the entries make of it.
+func (v *verifier) hashIndex() error {
+	r := v.r
+	h := r.foot.hashIndex()
+	var b hashindex.Builder
+	for _, l := range v.located {
+		if l.offset <= hashindex.MaxOffset {
+			b.Add(l.hash, hashindex.Place{Offset: uint32(l.offset), Length: uint16(l.length)})
+		}
+	}
+	if b.SizeBytes() != int(r.foot.hashLines)*hashindex.LineBytes {
+		return r.corrupt(r.foot.dataEnd, "hash index has another size than its keys need")
+	}
+	if h == (handle{}) {
+		return nil
+	}
+	got, err := v.stored(h)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(got, b.Build(make([]byte, r.foot.hashPad()))) {
+		return r.corrupt(h.offset, "hash index does not match the entries")
+	}
+	return nil
 }
 
 func (v *verifier) run(ctx context.Context) error {
@@ -76,6 +106,9 @@ func (v *verifier) run(ctx context.Context) error {
 	}
 	if v.at != r.foot.dataEnd {
 		return r.corrupt(v.at, "data that the index does not know")
+	}
+	if err := v.hashIndex(); err != nil {
+		return err
 	}
 	if r.foot.levels == 2 {
 		for _, leaf := range leaves {
@@ -186,9 +219,13 @@ func (v *verifier) dataBlock(h handle) ([]byte, error) {
 }
 
 // value verifies the value of an entry of data block h and returns it; its block, if it has one,
-// must follow the one before.
-func (v *verifier) value(h handle, entry []byte) ([]byte, error) {
+// must follow the one before. fresh says that the entry before has another engine key.
+func (v *verifier) value(h handle, k ikey.Key, entry []byte, fresh bool) ([]byte, error) {
 	r := v.r
+	if v.lastLocated && !fresh {
+		v.located = v.located[:len(v.located)-1] // as the writer does
+	}
+	v.lastLocated = false
 	if !r.separates() {
 		return entry, nil
 	}
@@ -204,9 +241,22 @@ func (v *verifier) value(h handle, entry []byte) ([]byte, error) {
 		return nil, r.corrupt(at.offset, fmt.Sprintf("value block expected at %d", v.at))
 	}
 	b := v.scan.bytes(at)
-	value, err := r.checkBlock(at, b, &v.unpacked)
+	payload, packing, err := r.stored(at, b)
 	if err != nil {
 		return nil, err
+	}
+	user, seq, value, ok := splitValue(payload)
+	if !ok || seq != k.Seq() || !bytes.Equal(user, k.User) {
+		return nil, r.corrupt(at.offset, fmt.Sprintf("value block is not that of %s", k))
+	}
+	if packing != None {
+		if value, err = r.unpackBlock(at, value, packing, &v.unpacked); err != nil {
+			return nil, err
+		}
+	}
+	if fresh && k.Kind() == ikey.KindSet && at.length <= hashindex.MaxLength {
+		v.located = append(v.located, located{hash: filter.Hash(k.User), offset: at.offset, length: int(at.length)})
+		v.lastLocated = true
 	}
 	digestBlock(v.digest, at.length, b[at.length:])
 	v.at = at.end()
@@ -256,7 +306,7 @@ func (v *verifier) entries(h handle, content []byte, separator ikey.Key) error {
 				return bad("filter denies a key", k)
 			}
 		}
-		value, err := v.value(h, v.data.Value())
+		value, err := v.value(h, k, v.data.Value(), first || !bytes.Equal(v.last.User, k.User))
 		if err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/sstable/block"
 	"github.com/pairdb/pairdb/libs/sstable/filter"
+	"github.com/pairdb/pairdb/libs/sstable/hashindex"
 	"github.com/pairdb/pairdb/libs/vfs"
 )
 
@@ -69,11 +70,24 @@ type Writer struct {
 	values    []byte
 	valueEnds []int
 	entry     []byte // scratch: what stands in the data block for a value
+	// located are the values for the hash index; those from unplaced on are in the data block that is
+	// being filled. lastLocated says that the entry before is the last of them.
+	located     []located
+	unplaced    int
+	lastLocated bool
 
 	filter filter.Builder
 	ranges []ikey.RangeDelete
 	props  properties
 	footer footer
+}
+
+// located is a value with its place: its offset counts from the first value block until the data block
+// is written, from then on in the file.
+type located struct {
+	hash   uint64
+	offset uint64
+	length int
 }
 
 type partition struct {
@@ -130,7 +144,7 @@ func (w *Writer) Add(k ikey.Key, value []byte) error {
 	switch {
 	case apart:
 		payload, packing := pack(&w.packed, value, w.o.Compression)
-		w.addApart(k, payload, packing, plain)
+		w.addApart(k, payload, packing, plain, fresh)
 	case w.o.ValueBlockBytes > 0:
 		tag := byte(0)
 		if plain {
@@ -151,15 +165,22 @@ func (w *Writer) AddStored(k ikey.Key, s Stored) error {
 	if err != nil {
 		return err
 	}
-	w.addApart(k, s.payload, s.packing, s.plain && w.o.Inspect != nil)
+	w.addApart(k, s.payload, s.packing, s.plain && w.o.Inspect != nil, fresh)
 	w.account(k, s.raw, fresh)
 	return nil
 }
 
 // addApart adds an entry whose value gets a block of its own.
-func (w *Writer) addApart(k ikey.Key, payload []byte, packing Compression, plain bool) {
-	w.entry = appendRef(w.entry[:0], len(w.values), len(payload), plain)
-	w.values = append(append(w.values, payload...), byte(packing), 0, 0, 0, 0)
+func (w *Writer) addApart(k ikey.Key, payload []byte, packing Compression, plain, fresh bool) {
+	start := len(w.values)
+	w.values = append(appendValueHeader(w.values, k), payload...)
+	length := len(w.values) - start
+	w.entry = appendRef(w.entry[:0], start, length, plain)
+	w.values = append(w.values, byte(packing), 0, 0, 0, 0)
+	if fresh && k.Kind() == ikey.KindSet && length <= hashindex.MaxLength {
+		w.located = append(w.located, located{hash: filter.Hash(k.User), offset: uint64(start), length: length})
+		w.lastLocated = true
+	}
 	w.valueEnds = append(w.valueEnds, len(w.values))
 	w.data.Add(k, w.entry)
 }
@@ -188,6 +209,11 @@ func (w *Writer) begin(k ikey.Key, valueBytes, inData int) (fresh bool, err erro
 	if w.o.ValueBlockBytes > 0 {
 		inData += maxRefBytes
 	}
+	if w.lastLocated && !fresh {
+		w.located = w.located[:len(w.located)-1] // the hash index has keys with one version only
+		w.unplaced = min(w.unplaced, len(w.located))
+	}
+	w.lastLocated = false
 	return fresh, w.cutBlock(k, inData)
 }
 
@@ -276,6 +302,10 @@ func (w *Writer) finishBlock() error {
 
 // writeValues writes the value blocks, which begin at an offset of the file.
 func (w *Writer) writeValues(at uint64) error {
+	for i := w.unplaced; i < len(w.located); i++ {
+		w.located[i].offset += at
+	}
+	w.unplaced = len(w.located)
 	start := 0
 	for _, end := range w.valueEnds {
 		b := w.values[start:end]
@@ -334,6 +364,7 @@ func (w *Writer) EstimatedBytes() uint64 {
 	for _, p := range w.partitions {
 		n += uint64(len(p.content))
 	}
+	n += uint64(len(w.located)) * hashindex.LineBytes / 5
 	if w.o.FilterBitsPerKey > 0 {
 		n += uint64(w.filter.SizeBytes(w.o.FilterBitsPerKey))
 	}
@@ -348,7 +379,7 @@ func (w *Writer) Finish() (Meta, error) {
 	if w.props.meta.Entries == 0 && len(w.ranges) == 0 {
 		return Meta{}, w.fail(ErrEmpty)
 	}
-	for _, part := range []func() error{w.finishData, w.finishPartitions, w.finishFilter, w.finishRanges, w.finishIndex, w.finishFooter} {
+	for _, part := range []func() error{w.finishData, w.finishHashIndex, w.finishPartitions, w.finishFilter, w.finishRanges, w.finishIndex, w.finishFooter} {
 		if err := part(); err != nil {
 			return Meta{}, err
 		}
@@ -372,6 +403,22 @@ func (w *Writer) finishData() error {
 		}
 	}
 	return w.indexPending(m.Largest)
+}
+
+// finishHashIndex writes the hash index, if a value is in it.
+func (w *Writer) finishHashIndex() error {
+	var b hashindex.Builder
+	for _, l := range w.located {
+		if l.offset <= hashindex.MaxOffset {
+			b.Add(l.hash, hashindex.Place{Offset: uint32(l.offset), Length: uint16(l.length)})
+		}
+	}
+	if b.Len() == 0 {
+		return nil
+	}
+	w.footer.hashLines = uint32(b.SizeBytes() / hashindex.LineBytes)
+	_, err := w.writeBlock(b.Build(make([]byte, w.footer.hashPad(), w.footer.hashIndex().length)), None)
+	return err
 }
 
 // finishPartitions writes the partitions and turns index into the index of them, if there is more

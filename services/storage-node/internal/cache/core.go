@@ -27,6 +27,7 @@ type core[K any, E any, P interface {
 	small queue
 	main  queue
 	ghost ghost
+	asked ghost // what admit turned away
 
 	metrics Metrics
 }
@@ -60,11 +61,12 @@ func (c *core[K, E, P]) init(capacity int64) {
 	c.slots = make([]slot[E], 1, minIndex)
 	c.index = make([]uint64, minIndex)
 	c.ghost.init(minIndex)
+	c.asked.init(minIndex)
 }
 
-// overhead is what an entry costs beside its own memory: its slot, and its part of index and ghost
+// overhead is what an entry costs beside its own memory: its slot, and its part of index and ghosts
 // at their emptiest.
-func (c *core[K, E, P]) overhead() int64 { return int64(unsafe.Sizeof(slot[E]{})) + 4*8 + 2*8 }
+func (c *core[K, E, P]) overhead() int64 { return int64(unsafe.Sizeof(slot[E]{})) + 4*8 + 2*2*8 }
 
 func indexWord(hash uint64, s uint32) uint64 { return hash&^(1<<32-1) | uint64(s) }
 
@@ -96,6 +98,18 @@ func (c *core[K, E, P]) touch(s uint32) {
 	if c.slots[s].freq < maxFreq {
 		c.slots[s].freq++
 	}
+}
+
+// admit reports whether an entry is worth its insertion: there is room, or it was asked for before,
+// not longer ago than about as many others as there are entries. Most of what is read once is never
+// read again; to copy it in, and something else out, costs more than to find it.
+func (c *core[K, E, P]) admit(hash uint64, bytes int64) bool {
+	n := c.small.count + c.main.count
+	if c.used+bytes <= c.capacity || c.ghost.has(hash, n) || c.asked.take(hash, n) {
+		return true
+	}
+	c.asked.add(hash)
+	return false
 }
 
 // insert makes a slot for an entry of so many bytes that is not there yet, after making room. It
@@ -147,6 +161,7 @@ func (c *core[K, E, P]) grow() {
 	old := c.index
 	c.index = make([]uint64, 2*len(old))
 	c.ghost.init(len(old))
+	c.asked.init(len(old))
 	for _, w := range old {
 		if s := uint32(w); s != 0 && !c.place(c.slots[s].hash, s) {
 			c.release(s)
@@ -301,12 +316,20 @@ func (g *ghost) add(hash uint64) {
 	g.words[int(uint32(hash))&(len(g.words)-1)] = hash&^(1<<32-1) | uint64(g.now)
 }
 
-// take reports whether hash is among the last n, and forgets it.
+// word is the place of a hash.
+func (g *ghost) word(hash uint64) *uint64 { return &g.words[int(uint32(hash))&(len(g.words)-1)] }
+
+// has reports whether hash is among the last n.
+func (g *ghost) has(hash uint64, n int) bool {
+	w := *g.word(hash)
+	return w != 0 && (w^hash)>>32 == 0 && g.now-uint32(w) < uint32(n)
+}
+
+// take is has, and forgets it.
 func (g *ghost) take(hash uint64, n int) bool {
-	w := &g.words[int(uint32(hash))&(len(g.words)-1)]
-	if *w == 0 || (*w^hash)>>32 != 0 || g.now-uint32(*w) >= uint32(n) {
+	if !g.has(hash, n) {
 		return false
 	}
-	*w = 0
+	*g.word(hash) = 0
 	return true
 }

@@ -74,6 +74,9 @@ func NewRows(capacity int64) *Rows {
 // Hash is the hash of a key that the …Hashed methods expect: that of the tables' filters.
 func Hash(key []byte) uint64 { return xxhash.Sum64(key) }
 
+// bytes is what a row of so many bytes takes of the cache.
+func (s *rowShard) bytes(size int) int64 { return int64(roundUp(size)) + s.c.overhead() }
+
 func (r *Rows) shard(hash uint64) *rowShard { return &r.shards[hash>>48&r.mask] }
 
 func (s *rowShard) floor(hash uint64) *ikey.Seq {
@@ -127,7 +130,8 @@ func (r *Rows) live(s *rowShard, hash uint64, key []byte) *row {
 }
 
 // Insert offers the record that a read at sequence at found. It is refused if a write or a range
-// with a newer sequence went by. A row that is there stays: it is right already.
+// with a newer sequence went by. A row that is there stays: it is right already. A full cache takes
+// it when it is offered again.
 func (r *Rows) Insert(key, record []byte, at ikey.Seq) {
 	if r == nil {
 		return
@@ -140,7 +144,7 @@ func (r *Rows) Insert(key, record []byte, at ikey.Seq) {
 		s.c.metrics.Refused++
 		return
 	}
-	if r.live(s, hash, key) != nil {
+	if r.live(s, hash, key) != nil || !s.c.admit(hash, s.bytes(len(key)+len(record))) {
 		return
 	}
 	r.put(s, hash, key, record, at)
@@ -220,7 +224,7 @@ func (r *Rows) Clear(seq ikey.Seq) { r.InvalidateRange(nil, nil, seq) }
 // put takes a row that is not there.
 func (r *Rows) put(s *rowShard, hash uint64, key, record []byte, seq ikey.Seq) {
 	size := len(key) + len(record)
-	bytes := int64(roundUp(size)) + s.c.overhead()
+	bytes := s.bytes(size)
 	if bytes > r.limit {
 		s.c.metrics.Refused++
 		return

@@ -255,7 +255,7 @@ func (s *readState) searchTable(live *liveTable, l *lookup) error {
 	}
 	l.probes++
 	for at := l.at; ; {
-		t, value, ok, err := table.Get(l.key, at, l.free)
+		t, value, ok, err := table.Get(l.key, l.hash, at, l.free)
 		if err != nil {
 			return s.damaged(live, err)
 		}
