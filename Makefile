@@ -4,7 +4,7 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-MODULES  := proto libs libs/client libs/localpod services integration
+MODULES  := proto libs libs/client libs/localpod services services/storage-node/bench integration
 BINARIES := storage-node compactor pairctl
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X github.com/pairdb/pairdb/libs/service.Version=$(VERSION)
@@ -92,6 +92,18 @@ mutate: ## break durability on purpose, one mutation at a time, and report which
 bench: ## Go benchmarks of the engine and its parts
 	@cd libs && go test -run '^$$' -bench . -benchmem ./...
 	@cd services && go test -run '^$$' -bench . -benchmem ./...
+
+# SIZE is smoke, default or full; WORKLOADS a regular expression; ENGINES a list; OUT a directory.
+SIZE ?= default
+BENCHDIR := services/storage-node/bench
+BENCHFLAGS = --size $(SIZE) $(if $(WORKLOADS),--workloads '$(WORKLOADS)') $(if $(ENGINES),--engines '$(ENGINES)') $(if $(OUT),--out '$(abspath $(OUT))') $(ARGS)
+
+.PHONY: bench-engine
+bench-engine: ## the engine beside its peers: SIZE=smoke|default|full WORKLOADS=regexp ENGINES=list OUT=dir
+	@mkdir -p bin && cd $(BENCHDIR) && \
+	  if echo '#include <rocksdb/c.h>' | gcc -E - >/dev/null 2>&1; then tags=rocksdb; else \
+	    tags=; echo "without RocksDB: its headers are missing (apt-get install librocksdb-dev)" >&2; fi; \
+	  go build -tags "$$tags" -o $(CURDIR)/bin/bench . && $(CURDIR)/bin/bench $(BENCHFLAGS)
 
 RECORDS ?= 900000
 .PHONY: bench-import
