@@ -42,6 +42,7 @@ test: lint test-unit test-integration ## everything that must pass before a land
 .PHONY: test-unit
 test-unit: ## tests of all packages, short campaigns included
 	@for m in proto libs libs/client libs/localpod services; do (cd $$m && go test -timeout 12m ./...); done
+	@cd $(BENCH) && go test -timeout 12m -tags "$(BENCHTAGS)" ./...
 
 .PHONY: test-integration
 test-integration: build ## black-box tests of the built binaries
@@ -93,17 +94,26 @@ bench: ## Go benchmarks of the engine and its parts
 	@cd libs && go test -run '^$$' -bench . -benchmem ./...
 	@cd services && go test -run '^$$' -bench . -benchmem ./...
 
-# SIZE is smoke, default or full; WORKLOADS a regular expression; ENGINES a list; OUT a directory.
+# The engine beside its peers. SIZE is smoke, default or full; WORKLOADS a regular expression; ENGINES a
+# list; OUT a directory for tables and charts; ARGS goes through (ARGS=--help teaches).
 SIZE ?= default
-BENCHDIR := services/storage-node/bench
-BENCHFLAGS = --size $(SIZE) $(if $(WORKLOADS),--workloads '$(WORKLOADS)') $(if $(ENGINES),--engines '$(ENGINES)') $(if $(OUT),--out '$(abspath $(OUT))') $(ARGS)
+BENCH      := services/storage-node/bench
+BENCHFLAGS  = --size $(SIZE) $(if $(OUT),--out '$(abspath $(OUT))')
+# With Debian's librocksdb-dev the build has RocksDB as well.
+BENCHTAGS   = $(shell echo '\#include <rocksdb/c.h>' | gcc -E -o /dev/null - 2>/dev/null && echo rocksdb)
+
+bin/bench: FORCE
+	@[ -n "$(BENCHTAGS)" ] || echo "without RocksDB, whose headers are missing: apt-get install librocksdb-dev" >&2
+	@mkdir -p bin && cd $(BENCH) && go build -trimpath -tags "$(BENCHTAGS)" -o $(CURDIR)/bin/bench .
+FORCE:
 
 .PHONY: bench-engine
-bench-engine: ## the engine beside its peers: SIZE=smoke|default|full WORKLOADS=regexp ENGINES=list OUT=dir
-	@mkdir -p bin && cd $(BENCHDIR) && \
-	  if echo '#include <rocksdb/c.h>' | gcc -E - >/dev/null 2>&1; then tags=rocksdb; else \
-	    tags=; echo "without RocksDB: its headers are missing (apt-get install librocksdb-dev)" >&2; fi; \
-	  go build -tags "$$tags" -o $(CURDIR)/bin/bench . && $(CURDIR)/bin/bench $(BENCHFLAGS)
+bench-engine: bin/bench ## the engine beside its peers: SIZE=smoke|default|full WORKLOADS=regexp ENGINES=list OUT=dir
+	@./bin/bench $(BENCHFLAGS) $(if $(WORKLOADS),--workloads '$(WORKLOADS)') $(if $(ENGINES),--engines '$(ENGINES)') $(ARGS)
+
+.PHONY: bench-engine-growth
+bench-engine-growth: bin/bench ## how the engine's costs grow with its data: SIZE=smoke|default|full OUT=dir
+	@./bin/bench growth $(BENCHFLAGS) $(ARGS)
 
 RECORDS ?= 900000
 .PHONY: bench-import
@@ -140,7 +150,7 @@ lint: $(TOOLS)/staticcheck ## formatting, go vet, staticcheck
 	@bad=$$(gofmt -l $$(git ls-files '*.go' ':!*.pb.go')); \
 	  if [ -n "$$bad" ]; then echo "not formatted (make fmt):"; echo "$$bad"; exit 1; fi
 	@for m in $(MODULES); do (cd $$m && go vet ./...); done
-	@for m in libs libs/client libs/localpod services integration; do (cd $$m && $(TOOLS)/staticcheck ./...); done
+	@for m in libs libs/client libs/localpod services $(BENCH) integration; do (cd $$m && $(TOOLS)/staticcheck ./...); done
 
 .PHONY: docker-build
 docker-build: build ## container images pairdb/<binary> of the built binaries

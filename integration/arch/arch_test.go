@@ -42,7 +42,7 @@ func (p pkg) internalImports() []string {
 func load(t *testing.T) []pkg {
 	t.Helper()
 	var all []pkg
-	for _, module := range []string{"proto", "libs", "libs/client", "libs/localpod", "services", "integration"} {
+	for _, module := range []string{"proto", "libs", "libs/client", "libs/localpod", "services", "services/storage-node/bench", "integration"} {
 		cmd := exec.Command("go", "list", "-json", "./...")
 		cmd.Dir = filepath.Join("..", "..", module)
 		out, err := cmd.Output()

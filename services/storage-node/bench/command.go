@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -34,6 +36,7 @@ one table of ratios to ` + engines.Baseline + ` and one of details. Progress goe
   bench --workloads 'zipf|uniform'         rows whose names match
   bench --engines pairdb,pebble            these engines
   bench --cpuprofile profiles              a profile per row, engine and round
+  bench growth                             how the cost of PairDB's engine grows with its data
   bench --list                             what rows and engines there are`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
@@ -44,14 +47,14 @@ one table of ratios to ` + engines.Baseline + ` and one of details. Progress goe
 	p.StringVar(&f.size, "size", "default", "smoke, default or full")
 	p.StringVar(&f.dir, "dir", "", "where the data is made, on the disk to be measured (default: a temporary directory)")
 	p.Uint64Var(&f.keys, "keys", 0, "keys with values of 1 KiB, instead of what the size says")
+	p.StringVar(&f.out, "out", "", "directory for the tables and charts")
 	l := c.Flags()
 	l.StringVar(&f.workloads, "workloads", "", "regular expression for the names of rows (default: all)")
 	l.StringVar(&f.engines, "engines", "", "list of engines (default: all of this build: "+strings.Join(engines.Names(), ",")+")")
-	l.StringVar(&f.out, "out", "", "directory for the tables and charts")
 	l.StringVar(&f.profiles, "cpuprofile", "", "directory for profiles of the processor")
 	l.IntVar(&f.rounds, "rounds", 0, "rounds, instead of what the size says")
 	l.BoolVar(&f.list, "list", false, "list rows and engines")
-	c.AddCommand(child(&f, suite.ServeCommand, suite.Serve), child(&f, suite.KillCommand, suite.ServeKill))
+	c.AddCommand(growth(&f), child(&f, suite.ServeCommand, suite.Serve), child(&f, suite.KillCommand, suite.ServeKill))
 	return c
 }
 
@@ -79,7 +82,7 @@ func (f *flags) run(c *cobra.Command) error {
 		return err
 	}
 	config.Progress = c.ErrOrStderr()
-	result, err := suite.Run(config)
+	result, err := suite.Run(c.Context(), config)
 	if err != nil {
 		return err
 	}
@@ -89,7 +92,10 @@ func (f *flags) run(c *cobra.Command) error {
 	if f.out == "" {
 		return nil
 	}
-	return writeFiles(f.out, result)
+	return writeFiles(f.out, map[string]func(io.Writer) error{
+		"engine.md":  func(w io.Writer) error { return report.Markdown(w, result) },
+		"engine.svg": func(w io.Writer) error { return report.Chart(w, result) },
+	})
 }
 
 func (f *flags) config() (suite.Config, error) {
@@ -133,17 +139,19 @@ func absolute(dir string) (string, error) {
 	return filepath.Abs(dir)
 }
 
-func writeFiles(dir string, r suite.Result) error {
+// writeFiles writes what each writer makes below dir.
+func writeFiles(dir string, files map[string]func(io.Writer) error) error {
 	if err := os.MkdirAll(dir, 0o777); err != nil {
 		return err
 	}
-	f, err := os.Create(filepath.Join(dir, "engine.md"))
-	if err != nil {
-		return err
+	for name, write := range files {
+		f, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(write(f), f.Close()); err != nil {
+			return fmt.Errorf("%s: %w", f.Name(), err)
+		}
 	}
-	if err := report.Markdown(f, r); err != nil {
-		_ = f.Close()
-		return err
-	}
-	return f.Close()
+	return nil
 }

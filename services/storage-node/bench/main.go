@@ -1,7 +1,3 @@
-// Program bench measures PairDB's engine beside its peers. It is no part of the product, and never
-// touches a data directory that it did not make.
-//
-// How it measures is in doc.go's sections below. See `make bench-engine`.
 package main
 
 import (

@@ -18,6 +18,7 @@ func Markdown(w io.Writer, r suite.Result) error {
 		float64(r.Calibration.Microseconds())/1000, r.Disturbed, r.Kept)
 	ratios(&b, r)
 	b.WriteString("\n")
+	limits(&b, r)
 	details(&b, r)
 	_, err := io.WriteString(w, b.String())
 	return err
@@ -59,6 +60,19 @@ func ratios(b *strings.Builder, r suite.Result) {
 	}
 	fmt.Fprintf(b, "Ratios to %s, whose own numbers are in its column:\n\n", engines.Baseline)
 	table(b, rows, 2)
+}
+
+// limits writes what the machine itself could do.
+func limits(b *strings.Builder, r suite.Result) {
+	if len(r.Limits) == 0 {
+		return
+	}
+	rows := [][]string{{"the machine itself, in the same run", "unit", ""}}
+	for _, l := range r.Limits {
+		rows = append(rows, []string{l.Name, l.Unit, number(l.Value)})
+	}
+	table(b, rows, 2)
+	b.WriteString("\n")
 }
 
 // details writes every measurement.

@@ -2,6 +2,7 @@ package suite
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -26,12 +27,12 @@ type process struct {
 }
 
 // child returns a command of this binary that ends with its parent's end of the pipe.
-func child(command, engine, dir string, size Size) (*exec.Cmd, io.WriteCloser, io.Reader, error) {
+func child(ctx context.Context, command, engine, dir string, size Size) (*exec.Cmd, io.WriteCloser, io.Reader, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	cmd := exec.Command(self, command, "--engine", engine, "--dir", dir, "--size", size.Name,
+	cmd := exec.CommandContext(ctx, self, command, "--engine", engine, "--dir", dir, "--size", size.Name,
 		"--keys", fmt.Sprint(size.Keys))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -45,8 +46,8 @@ func child(command, engine, dir string, size Size) (*exec.Cmd, io.WriteCloser, i
 	return cmd, in, out, cmd.Start()
 }
 
-func startProcess(engine, dir string, size Size) (*process, error) {
-	cmd, in, out, err := child(ServeCommand, engine, dir, size)
+func startProcess(ctx context.Context, engine, dir string, size Size) (*process, error) {
+	cmd, in, out, err := child(ctx, ServeCommand, engine, dir, size)
 	if err != nil {
 		return nil, err
 	}
@@ -74,8 +75,8 @@ func (p *process) close() error {
 }
 
 // killFilled starts a child that fills dir, and kills it with SIGKILL when it has.
-func killFilled(engine, dir string, size Size) error {
-	cmd, in, out, err := child(KillCommand, engine, dir, size)
+func killFilled(ctx context.Context, engine, dir string, size Size) error {
+	cmd, in, out, err := child(ctx, KillCommand, engine, dir, size)
 	if err != nil {
 		return err
 	}

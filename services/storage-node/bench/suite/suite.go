@@ -1,6 +1,8 @@
 package suite
 
 import (
+	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -31,7 +33,9 @@ type Result struct {
 	Size    Size
 	Engines []string
 	Started time.Time
-	Took    time.Duration
+	// Limits are the machine's own, measured in the same run.
+	Limits []measure.Limit
+	Took   time.Duration
 	// Cells are all measurements that count, in the order of their making.
 	Cells []Cell
 	// Calibration is the median time of the calibration loop; Disturbed counts the measurements that
@@ -62,6 +66,7 @@ const (
 // runner is a run under way.
 type runner struct {
 	Config
+	ctx       context.Context // the run's: a runner lives no longer than Run
 	result    Result
 	children  map[string]*process
 	loop      *measure.Calibration
@@ -72,17 +77,20 @@ type runner struct {
 
 // Run runs all rows with all engines: row by row, each row once per round, the engines in turn, in
 // opposite order in the next round.
-func Run(c Config) (Result, error) {
-	r := &runner{Config: c, children: map[string]*process{}, loop: measure.NewCalibration()}
+func Run(ctx context.Context, c Config) (Result, error) {
+	r := &runner{ctx: ctx, Config: c, children: map[string]*process{}, loop: measure.NewCalibration()}
 	r.result = Result{Size: c.Size, Engines: c.Engines, Started: time.Now()}
 	r.all = len(c.Rows) * len(c.Engines) * c.Size.Rounds
 	for range 5 {
 		r.loops = append(r.loops, r.loop.Run())
 	}
-	err := r.rows()
-	for _, name := range c.Engines {
-		if p := r.children[name]; p != nil {
-			err = errors.Join(err, p.close())
+	var err error
+	if r.result.Limits, err = measure.Limits(c.Dir, c.Size.Row/8, c.Size.data(large).Value(nil, 1, 0)); err == nil {
+		err = r.rows()
+	}
+	for _, p := range r.children {
+		if cerr := p.close(); err == nil {
+			err = cerr // otherwise it is a consequence
 		}
 	}
 	err = errors.Join(err, os.RemoveAll(c.Dir))
@@ -100,7 +108,7 @@ func (r *runner) rows() error {
 			}
 			for _, engine := range order {
 				if err := r.cell(row, engine, round); err != nil {
-					return err
+					return cmp.Or(r.ctx.Err(), err)
 				}
 			}
 		}
@@ -145,7 +153,7 @@ func (r *runner) measure(row Row, engine string, round int) ([]Measurement, erro
 	p := r.children[engine]
 	if p == nil {
 		var err error
-		if p, err = startProcess(engine, dir, r.Size); err != nil {
+		if p, err = startProcess(r.ctx, engine, dir, r.Size); err != nil {
 			return nil, err
 		}
 		r.children[engine] = p
@@ -160,7 +168,7 @@ func (r *runner) measure(row Row, engine string, round int) ([]Measurement, erro
 		if err := os.MkdirAll(dir, 0o770); err != nil {
 			return nil, err
 		}
-		if err := killFilled(engine, q.Killed, r.Size); err != nil {
+		if err := killFilled(r.ctx, engine, q.Killed, r.Size); err != nil {
 			return nil, fmt.Errorf("%s, %s: fill and kill: %w", row.Name, engine, err)
 		}
 		defer os.RemoveAll(q.Killed)

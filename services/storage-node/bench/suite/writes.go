@@ -163,21 +163,26 @@ func overwrite(s *session) ([]Measurement, error) {
 	return []Measurement{m, all}, checkPut(set.db, set.Data, workload.NewPermutation(set.Count, version), set.Count)
 }
 
-// fillForKill puts values until the log has about bytes, without a sync, and returns how many. The
-// directory is left to be killed.
+// fillForKill opens dir and puts values until the log has about bytes, without a sync. It leaves the
+// engine open, to be killed.
 func fillForKill(name, dir string, data workload.Data, bytes uint64) (uint64, error) {
 	db, err := engines.Open(name, dir, engines.OpenOptions{})
 	if err != nil {
 		return 0, err
 	}
+	return fillBytes(db, data, bytes)
+}
+
+// fillBytes puts the first values of the random order, bytes of them, and returns how many.
+func fillBytes(db engines.Engine, data workload.Data, bytes uint64) (uint64, error) {
 	n, count := uint64(0), min(bytes/entryBytes(data), data.Count)
 	order := workload.NewPermutation(data.Count, fillSeed)
-	ops, _ := puts(db, data, 1, func() (uint64, uint64, bool) {
+	ops, closeWriters := puts(db, data, 1, func() (uint64, uint64, bool) {
 		n++
-		return order.At(n - 1), 0, n <= count
+		return order.At(min(n, data.Count) - 1), 0, n <= count
 	})
-	d, err := drive(time.Hour, ops[:1])
-	return d.ops, err
+	d, err := drive(time.Hour, ops)
+	return d.ops, errors.Join(err, closeWriters())
 }
 
 // recovery opens what a killed process left, and reads from it.
