@@ -76,3 +76,7 @@ require (
 	golang.org/x/text v0.42.0 // indirect
 	google.golang.org/protobuf v1.36.12 // indirect
 )
+
+// Pebble's errors want it, and nothing here uses it; it has packages that have moved into another
+// module since, which the services use: in a workspace the two would be ambiguous.
+exclude google.golang.org/genproto v0.0.0-20230410155749-daa745c078e1

@@ -45,6 +45,9 @@ func Chart(w io.Writer, r suite.Result) error {
 	if len(rows) == 0 {
 		return nil
 	}
+	grid := plotter.NewGrid()
+	grid.Horizontal.Color, grid.Vertical.Color = color.Gray{0xe8}, color.Gray{0xd0}
+	p.Add(grid)
 	for _, e := range r.Engines {
 		var points plotter.XYs
 		for i, l := range rows {
@@ -68,11 +71,9 @@ func Chart(w io.Writer, r suite.Result) error {
 	for i, l := range labels {
 		reversed[len(labels)-1-i] = l
 	}
-	grid := plotter.NewGrid()
-	grid.Horizontal.Color, grid.Vertical.Color = color.Gray{0xe8}, color.Gray{0xd0}
-	p.Add(grid)
 	p.NominalY(reversed...)
 	p.X.Min, p.X.Max = math.Pow(2, math.Floor(math.Log2(p.X.Min))), math.Pow(2, math.Ceil(math.Log2(p.X.Max)))
+	p.X.Max *= 2 // the legend's place
 	p.Legend.Top = true
 	return svg(w, p, 9*vg.Inch, vg.Length(len(rows))*vg.Points(17)+1.4*vg.Inch)
 }

@@ -49,6 +49,7 @@ func GrowthChart(w io.Writer, results []suite.Result) error {
 	p.X.Label.Text, p.Y.Label.Text = "keys with values of 1 KiB", "µs per operation"
 	p.X.Scale, p.Y.Scale = plot.LogScale{}, plot.LogScale{}
 	p.X.Tick.Marker, p.Y.Tick.Marker = plot.LogTicks{Prec: -1}, plot.LogTicks{Prec: -1}
+	p.Add(plotter.NewGrid())
 	low, high := math.Inf(1), 0.0
 	for i, l := range growing(results) {
 		var points plotter.XYs
@@ -66,9 +67,9 @@ func GrowthChart(w io.Writer, results []suite.Result) error {
 		p.Add(line, dots)
 		p.Legend.Add(l.label, line, dots)
 	}
-	p.Add(plotter.NewGrid())
 	p.Y.Min, p.Y.Max = math.Pow(10, math.Floor(math.Log10(low))), math.Pow(10, math.Ceil(math.Log10(high)))
-	p.Legend.Top, p.Legend.Left = true, true
+	p.X.Max *= 10 // the legend's place
+	p.Legend.Top = true
 	return svg(w, p, 8*vg.Inch, 5*vg.Inch)
 }
 

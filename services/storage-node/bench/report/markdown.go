@@ -112,8 +112,6 @@ func orDash(v float64) string {
 // number writes three significant digits, and no more behind the point than make sense.
 func number(v float64) string {
 	switch {
-	case v >= 1000:
-		return fmt.Sprintf("%.0f", v)
 	case v >= 100:
 		return fmt.Sprintf("%.0f", v)
 	case v >= 10:
