@@ -13,7 +13,8 @@
 // them: the same memory, filters, compression, durability and background threads for all. A read is
 // charged for a copy into the caller's buffer and for no other; a scan touches every key and value
 // and copies none. PairDB's compactions, which another process does in the product, are done by the
-// executor inside the process, as the peers do theirs. Without a sync all of them hand the log to the
+// executor inside the process, as the peers do theirs; its values are records with a clock, as the node
+// stores them. Without a sync all of them hand the log to the
 // operating system before a put returns, but for Pebble, whose puts a killed process may lose: the
 // recovery row says how many. bbolt maps its whole file and is not held to the size of the caches.
 //

@@ -8,7 +8,8 @@ import (
 
 // Engine is an open data directory. Its methods may be called from several goroutines.
 type Engine interface {
-	// Get writes the value of key to dst[:0], which grows if it must. A missing key is found ==
+	// Get writes the value of key to the memory of dst, not necessarily to its beginning, or to new
+	// memory if that doesn't hold it; Room more than the value is enough. A missing key is found ==
 	// false and no error.
 	Get(key, dst []byte) (value []byte, found bool, err error)
 	// Scan reads up to n keys and their values from the smallest key that is not less than start,
@@ -23,6 +24,9 @@ type Engine interface {
 	// Close gives the directory back. What was written is there at the next open.
 	Close() error
 }
+
+// Room is what a buffer should have beyond the longest value: some engines store more than the value.
+const Room = 64
 
 // Writer collects changes and commits them as one. It is for one goroutine, and is used again after
 // each Commit. It must be closed before its engine is.

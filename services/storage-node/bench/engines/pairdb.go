@@ -3,10 +3,12 @@ package engines
 import (
 	"context"
 	crand "crypto/rand"
+	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"time"
 
+	"github.com/pairdb/pairdb/libs/causal"
 	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
 	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
@@ -53,7 +55,13 @@ func openPairDB(dir string, o OpenOptions) (Engine, error) {
 	return pairDB{e}, nil
 }
 
-func (p pairDB) Get(key, dst []byte) ([]byte, bool, error) { return p.e.Get(key, dst) }
+func (p pairDB) Get(key, dst []byte) ([]byte, bool, error) {
+	r, found, err := p.e.Get(key, dst)
+	if err != nil || !found {
+		return nil, false, err
+	}
+	return recordValue(r), true, nil
+}
 
 func (p pairDB) Scan(start []byte, n int) (s Scanned, err error) {
 	it, err := p.e.NewIter(engine.IterOptions{Lower: start})
@@ -61,21 +69,47 @@ func (p pairDB) Scan(start []byte, n int) (s Scanned, err error) {
 		return s, err
 	}
 	for ok := it.First(); ok && s.Count < n; ok = it.Next() {
-		s.add(it.Key(), it.Value())
+		s.add(it.Key(), recordValue(it.Value()))
 	}
 	return s, it.Close()
 }
 
-func (p pairDB) NewWriter() Writer { return &pairDBWriter{e: p.e} }
+func (p pairDB) NewWriter() Writer {
+	return &pairDBWriter{e: p.e, timestamp: causal.Timestamp(time.Now())}
+}
 
+// pairDBWriter stores values as the node does: as records of one sibling with its dot and timestamp,
+// some 20 bytes more than the peers store. The engine inspects every record that it writes into a table.
 type pairDBWriter struct {
-	e *engine.Engine
-	b engine.Batch
+	e         *engine.Engine
+	b         engine.Batch
+	timestamp uint64
+
+	record []byte // scratch
+	meta   []byte // what stands before a value of metaOf bytes
+	metaOf int
 }
 
 func (w *pairDBWriter) Set(key, value []byte) error {
-	w.b.Set(key, value)
+	if w.meta == nil || w.metaOf != len(value) {
+		r, err := causal.NewRecord([]causal.Sibling{{
+			Dot: causal.Dot{Node: "node-1", Counter: 1 << 20}, Value: value, Timestamp: w.timestamp,
+		}})
+		if err != nil {
+			return err
+		}
+		b := r.Encode(nil)
+		w.meta, w.metaOf = b[:len(b)-len(value)], len(value) // values stand at the end
+	}
+	w.record = append(append(w.record[:0], w.meta...), value...)
+	w.b.Set(key, w.record)
 	return nil
+}
+
+// recordValue returns the value of a record of one sibling, in place: what follows the metadata.
+func recordValue(record []byte) []byte {
+	n, width := binary.Uvarint(record[1:])
+	return record[1+width+int(n):]
 }
 
 func (w *pairDBWriter) Delete(key []byte) error {

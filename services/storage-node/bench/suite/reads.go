@@ -52,6 +52,10 @@ type getter struct {
 	n                   uint64
 }
 
+func newGetter(d *dataset) *getter {
+	return &getter{d: d, value: make([]byte, 0, d.ValueBytes+engines.Room)}
+}
+
 func (g *getter) get(i uint64) error {
 	g.key = g.d.Key(g.key, i)
 	value, found, err := g.d.db.Get(g.key, g.value)
@@ -61,7 +65,9 @@ func (g *getter) get(i uint64) error {
 	if !found {
 		return fmt.Errorf("wrong read: key %d is not there", i)
 	}
-	g.value = value
+	if cap(value) > cap(g.value) {
+		g.value = value
+	}
 	if g.n++; g.n%checkEvery == 1 {
 		g.scratch, err = g.d.Check(value, i, g.scratch)
 		return err
@@ -87,7 +93,7 @@ func reads(set string, choose chooser, readers int) func(*session) ([]Measuremen
 		}
 		clients := make([]operation, readers)
 		for c := range clients {
-			g := &getter{d: d, value: make([]byte, 0, d.ValueBytes)}
+			g := newGetter(d)
 			if choose == nil {
 				next := uniform(s, d, c)
 				clients[c] = func() error { return g.miss(next()) }
@@ -189,7 +195,7 @@ func readWhileWriting(s *session) ([]Measurement, error) {
 	})
 	clients := make([]operation, 2)
 	for c := range clients {
-		g, next := &getter{d: d}, uniform(s, d, c)
+		g, next := newGetter(d), uniform(s, d, c)
 		clients[c] = func() error { return g.get(next()) }
 	}
 	m, err := s.readMeasured(clients)

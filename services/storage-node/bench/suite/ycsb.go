@@ -38,7 +38,7 @@ func ycsb(kind byte) func(*session) ([]Measurement, error) {
 		writers := make([]engines.Writer, ycsbClients)
 		for c := range clients {
 			y := &ycsbClient{
-				getter: getter{d: d, value: make([]byte, 0, d.ValueBytes)}, mix: mix, latest: kind == 'd',
+				getter: *newGetter(d), mix: mix, latest: kind == 'd',
 				w: d.db.NewWriter(), r: workload.NewRandom(opSeed + 1000*uint64(kind) + uint64(c)),
 				next: zipfian(s, d, c), version: d.version.Add(1),
 			}
