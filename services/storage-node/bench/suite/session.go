@@ -174,6 +174,23 @@ func (s *session) keep(set, dir string, complete bool) error {
 	return nil
 }
 
+// settledBytes returns what dir takes on the disk once that has not changed for a while: engines delete
+// what they no longer need bit by bit, after the work that settling waits for.
+func settledBytes(dir string) (uint64, error) {
+	const every, looks, limit = 50 * time.Millisecond, 8, 10 * time.Second
+	last, same := uint64(0), 0
+	for start := time.Now(); same < looks && time.Since(start) < limit; time.Sleep(every) {
+		n, err := measure.DiskBytes(dir)
+		if err != nil {
+			return 0, err
+		}
+		if same++; n != last {
+			last, same = n, 0
+		}
+	}
+	return last, nil
+}
+
 // settled adds to a measurement of writes what its settling took.
 func (s *session) settled(m Measurement, d driven, db engines.Engine, dir string, userBytes, thereBytes uint64) (Measurement, error) {
 	before := measure.Used()
@@ -186,7 +203,7 @@ func (s *session) settled(m Measurement, d driven, db engines.Engine, dir string
 	all.cost(measure.Resources{
 		CPU: d.used.CPU + used.CPU, Mallocs: d.used.Mallocs + used.Mallocs, WrittenBytes: d.used.WrittenBytes + used.WrittenBytes,
 	}, s.inGo(), userBytes)
-	space, err := measure.DiskBytes(dir)
+	space, err := settledBytes(dir)
 	all.Space = float64(space) / float64(thereBytes)
 	return all, err
 }
