@@ -24,7 +24,9 @@ func (l *Log) Reserve(n int) error {
 	// One header for the frame, one for the close frame.
 	need := int64(n) + 2*record.HeaderBytes
 	if s := l.current.Load(); s != nil && !l.sealed && s.written.Load()+need <= s.size {
-		return nil
+		if s.prewritten || !l.better.Load() {
+			return nil
+		}
 	}
 	return l.rotate(firstFrameAt + need)
 }
@@ -119,6 +121,9 @@ func (l *Log) publish(old, next *segment) {
 	if old != nil {
 		l.segments[len(l.segments)-1].Bytes = old.written.Load()
 	}
+	if next.prewritten {
+		l.prewritten[next.number] = true
+	}
 	l.segments = append(l.segments, Segment{Number: next.number})
 	l.current.Store(next)
 	l.sealed = false
@@ -172,5 +177,8 @@ func (l *Log) syncSegment(s *segment) error {
 		return l.poison("sync "+FileName(s.number), err)
 	}
 	s.synced.Store(written)
+	if s.syncs++; s.syncs%prewriteAfterSyncs == 0 {
+		l.prewriteAhead()
+	}
 	return nil
 }

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/pairdb/pairdb/libs/record"
 	"github.com/pairdb/pairdb/libs/vfs"
@@ -20,6 +21,11 @@ type Options struct {
 	SegmentBytes int64
 	// Recycle is how many trimmed segments are kept to be written again. Default 0.
 	Recycle int
+	// Prewrite says whether the blocks of new segments are written with zeros ahead of time, so that
+	// syncs of frames have no metadata to write.
+	Prewrite Prewrite
+	// After, if set, paces prewriting.
+	After func(time.Duration) <-chan time.Time
 	// OnDemand prepares the next segment when it is needed, in Reserve, instead of ahead in the
 	// background: for tests that count file-system operations.
 	OnDemand bool
@@ -40,6 +46,7 @@ type Log struct {
 
 	// current is replaced by the leader under syncMu and mu; nil until the first frame after Start.
 	current atomic.Pointer[segment]
+	better  atomic.Bool           // the prepared segment is prewritten: worth leaving one that is not
 	ready   atomic.Bool           // started and not closed
 	failure atomic.Pointer[error] // why the log is poisoned
 	metrics metrics
@@ -54,18 +61,23 @@ type Log struct {
 	recovered Recovered
 	segments  []Segment // ascending, the current one last; its Bytes are in current
 	next      uint64    // number of the next file
-	spare     []uint64  // files to be written again
+	spare     []spare   // files to be written again
 	prepared  *preparation
-	pins      map[uint64]int
+	// prewritten has the live segments whose blocks were written ahead.
+	prewritten map[uint64]bool
+	pins       map[uint64]int
 }
 
 // segment is a file that takes frames.
 type segment struct {
-	number  uint64
-	file    vfs.File
-	size    int64
-	written atomic.Int64 // end of the last good frame
-	synced  atomic.Int64 // durable up to here
+	number uint64
+	file   vfs.File
+	size   int64
+	// prewritten: its blocks are on the disk, in place. Final before the first frame.
+	prewritten bool
+	syncs      int          // guarded by syncMu
+	written    atomic.Int64 // end of the last good frame
+	synced     atomic.Int64 // durable up to here
 }
 
 func (s *segment) end() Position { return Position{Segment: s.number, Offset: s.written.Load()} }
@@ -87,7 +99,7 @@ func Open(fsys vfs.FS, dir string, o Options) (*Log, error) {
 			return nil, err
 		}
 	}
-	return &Log{fs: fsys, dir: dir, o: o, pins: make(map[uint64]int)}, nil
+	return &Log{fs: fsys, dir: dir, o: o, prewritten: make(map[uint64]bool), pins: make(map[uint64]int)}, nil
 }
 
 // Replay is the function Replay for this log. It is called once, before Start.
@@ -119,7 +131,7 @@ func (l *Log) Start() error {
 	l.segments = slices.Clone(r.Segments)
 	l.next = r.next
 	for _, number := range r.unused {
-		if err := l.retireLocked(number); err != nil {
+		if err := l.retireLocked(Segment{Number: number}); err != nil {
 			return err
 		}
 	}
@@ -226,7 +238,7 @@ func (l *Log) Close() error {
 	var errs []error
 	if p != nil {
 		// The next open would have to search it for damage.
-		if s, err := p.wait(); err == nil {
+		if s, err := l.take(p); err == nil {
 			errs = append(errs, s.file.Close(), l.fs.Remove(path.Join(l.dir, FileName(s.number))))
 		}
 	}

@@ -10,6 +10,7 @@ type Metrics struct {
 	FailedWrites            uint64
 	Rotations               uint64
 	Created, Recycled       uint64 // segments that were made, from nothing and from spare files
+	Prewritten              uint64 // segments whose blocks were written ahead
 	Removed                 uint64
 	LiveSegments, LiveBytes uint64
 	SpareSegments           uint64
@@ -18,7 +19,7 @@ type Metrics struct {
 }
 
 type metrics struct {
-	frames, payloadBytes, writtenBytes, syncs, failedWrites, rotations, created, recycled, removed atomic.Uint64
+	frames, payloadBytes, writtenBytes, syncs, failedWrites, rotations, created, recycled, prewritten, removed atomic.Uint64
 }
 
 // Metrics returns counts and state.
@@ -27,7 +28,7 @@ func (l *Log) Metrics() Metrics {
 	m := Metrics{
 		Frames: c.frames.Load(), PayloadBytes: c.payloadBytes.Load(), WrittenBytes: c.writtenBytes.Load(),
 		Syncs: c.syncs.Load(), FailedWrites: c.failedWrites.Load(), Rotations: c.rotations.Load(),
-		Created: c.created.Load(), Recycled: c.recycled.Load(), Removed: c.removed.Load(),
+		Created: c.created.Load(), Recycled: c.recycled.Load(), Prewritten: c.prewritten.Load(), Removed: c.removed.Load(),
 	}
 	for _, s := range l.Segments() {
 		m.LiveSegments++

@@ -16,11 +16,16 @@ type preparation struct {
 	done chan struct{}
 	s    *segment
 	err  error
+	// writing is not nil while, and after, the blocks of s are written; then s and err are set when
+	// its done is closed. Guarded by mu of the log, and so is taken: nobody may begin to write.
+	writing *prewriting
+	taken   bool
 }
 
-func (p *preparation) wait() (*segment, error) {
-	<-p.done
-	return p.s, p.err
+// spare is a file to be written again.
+type spare struct {
+	number     uint64
+	prewritten bool
 }
 
 // prepareLocked starts to prepare the next segment, if that is not done. The goroutine ends by itself;
@@ -31,14 +36,14 @@ func (l *Log) prepareLocked() *preparation {
 		l.prepared = p
 		number := l.next
 		l.next++
-		spare := uint64(0)
+		var old spare
 		if len(l.spare) > 0 {
-			spare = l.spare[0]
+			old = l.spare[0]
 			l.spare = l.spare[1:]
 		}
 		run := func() {
 			defer close(p.done)
-			p.s, p.err = l.makeSegment(number, spare)
+			p.s, p.err = l.makeSegment(number, old)
 		}
 		if l.o.OnDemand {
 			run()
@@ -77,22 +82,23 @@ func (l *Log) awaitPrepared() (*segment, error) {
 	if p == nil {
 		return nil, ErrClosed
 	}
-	s, err := p.wait()
+	s, err := l.take(p)
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	if l.prepared == p {
 		l.prepared = nil
+		l.better.Store(false)
 	}
-	l.mu.Unlock()
 	return s, err
 }
 
 // makeSegment makes an empty segment whose space is there and whose name is durable, from a spare
 // file or a new one.
-func (l *Log) makeSegment(number, spare uint64) (s *segment, err error) {
+func (l *Log) makeSegment(number uint64, old spare) (s *segment, err error) {
 	if number > maxNumber {
 		return nil, errors.New("commit log segment numbers are used up")
 	}
-	s = &segment{number: number, size: l.o.SegmentBytes}
+	s = &segment{number: number, size: l.o.SegmentBytes, prewritten: old.prewritten}
 	defer func() {
 		if err != nil {
 			l.discard(s)
@@ -100,8 +106,8 @@ func (l *Log) makeSegment(number, spare uint64) (s *segment, err error) {
 		}
 	}()
 	name := path.Join(l.dir, FileName(number))
-	if spare != 0 {
-		if err = l.fs.Rename(path.Join(l.dir, FileName(spare)), name); err == nil {
+	if old.number != 0 {
+		if err = l.fs.Rename(path.Join(l.dir, FileName(old.number)), name); err == nil {
 			s.file, err = l.fs.OpenReadWrite(name)
 		}
 	} else {
@@ -112,6 +118,11 @@ func (l *Log) makeSegment(number, spare uint64) (s *segment, err error) {
 	}
 	if err := s.file.Preallocate(s.size); err != nil {
 		return s, fmt.Errorf("prepare %s: %w", FileName(number), err)
+	}
+	if l.o.Prewrite == PrewriteAlways && !s.prewritten {
+		if err := l.writeBlocks(s, nil); err != nil {
+			return s, err
+		}
 	}
 	// The size, once: later syncs have no metadata to write. The name, before content counts.
 	err = s.file.Sync()
@@ -124,7 +135,7 @@ func (l *Log) makeSegment(number, spare uint64) (s *segment, err error) {
 	if err != nil {
 		return s, err
 	}
-	if spare != 0 {
+	if old.number != 0 {
 		l.metrics.recycled.Add(1)
 	} else {
 		l.metrics.created.Add(1)
@@ -153,7 +164,7 @@ func (l *Log) Trim(floor uint64) error {
 		floor = min(floor, number)
 	}
 	for len(l.segments) > 1 && l.segments[0].Number < floor {
-		if err := l.retireLocked(l.segments[0].Number); err != nil {
+		if err := l.retireLocked(l.segments[0]); err != nil {
 			return err
 		}
 		l.segments = l.segments[1:]
@@ -162,8 +173,11 @@ func (l *Log) Trim(floor uint64) error {
 }
 
 // retireLocked keeps a file that nobody needs as a spare one, or removes it.
-func (l *Log) retireLocked(number uint64) error {
-	name := path.Join(l.dir, FileName(number))
+func (l *Log) retireLocked(s Segment) error {
+	name := path.Join(l.dir, FileName(s.Number))
+	// One that was filled is as good as prewritten, but for a rest that a large frame left.
+	whole := l.prewritten[s.Number] || s.Bytes >= l.o.SegmentBytes/16*15
+	delete(l.prewritten, s.Number)
 	info, err := l.fs.Stat(name)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -172,7 +186,7 @@ func (l *Log) retireLocked(number uint64) error {
 		return err
 	}
 	if len(l.spare) < l.o.Recycle && info.Size() == l.o.SegmentBytes && info.Mode().IsRegular() {
-		l.spare = append(l.spare, number)
+		l.spare = append(l.spare, spare{s.Number, whole})
 		return nil
 	}
 	if err := l.fs.Remove(name); err != nil {

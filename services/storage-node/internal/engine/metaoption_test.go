@@ -13,6 +13,7 @@ import (
 	"github.com/pairdb/pairdb/libs/compact"
 	"github.com/pairdb/pairdb/libs/sstable"
 	"github.com/pairdb/pairdb/libs/vfs"
+	"github.com/pairdb/pairdb/services/storage-node/internal/commitlog"
 	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
 	"github.com/stretchr/testify/require"
 )
@@ -36,6 +37,7 @@ type metaOption struct {
 	external         bool
 	manual           bool // no compaction but those that are asked for
 	keepMemtables    bool
+	prewrite         commitlog.Prewrite
 }
 
 func pick[T any](rng *rand.Rand, values ...T) T { return values[rng.IntN(len(values))] }
@@ -65,6 +67,7 @@ func metaOptions(i int, rng *rand.Rand) metaOption {
 		manual:      rng.IntN(6) == 0,
 	}
 	o.keepMemtables = rng.IntN(3) == 0
+	o.prewrite = pick(rng, commitlog.PrewriteAuto, commitlog.PrewriteNever, commitlog.PrewriteAlways)
 	switch rng.IntN(4) {
 	case 0:
 		o.compression = []sstable.Compression{c}
@@ -100,7 +103,7 @@ func (o metaOption) fields() map[string]any {
 	return map[string]any{"keys": o.keys, "large": o.largeValue, "memtable": o.memtable, "segment": o.segment,
 		"table": o.table, "base": o.base, "block": o.block, "compression": o.compression, "filter": o.filterBits, "valueBlocks": o.valueBlocks, "noMapped": o.noMapped,
 		"blockCache": o.blockCache, "rows": o.rows, "open": o.openTables, "l0": o.l0, "eager": o.eager, "multiplier": o.multiplier,
-		"sync": o.sync.String(), "external": o.external, "manual": o.manual, "keepMemtables": o.keepMemtables}
+		"sync": o.sync.String(), "external": o.external, "manual": o.manual, "keepMemtables": o.keepMemtables, "prewrite": o.prewrite}
 }
 
 // systemClock is the clock of tests that need no control over time.
@@ -112,7 +115,7 @@ func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d
 func (o metaOption) options(fs vfs.FS, rng *rand.Rand) Options {
 	opts := Options{
 		FS: fs, Clock: systemClock{}, Rand: rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64())),
-		Sync: o.sync, SyncInterval: time.Millisecond, LogSegmentBytes: o.segment,
+		Sync: o.sync, SyncInterval: time.Millisecond, LogSegmentBytes: o.segment, LogPrewrite: o.prewrite,
 		MemtableBytes: o.memtable, KeepMemtablesAtClose: o.keepMemtables,
 		TableBytes: o.table, BlockBytes: o.block, Compression: o.compression, FilterBitsPerKey: o.filterBits,
 		ValueBlockBytes: o.valueBlocks, NoMappedTables: o.noMapped,

@@ -7,6 +7,7 @@ import (
 
 	"github.com/pairdb/pairdb/libs/sstable"
 	"github.com/pairdb/pairdb/libs/vfs"
+	"github.com/pairdb/pairdb/services/storage-node/internal/commitlog"
 	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
 )
@@ -66,6 +67,9 @@ type Options struct {
 	LogSegmentBytes int64
 	// LogRecycled is 2: segments kept to be written again, instead of allocated anew. Negative: none.
 	LogRecycled int
+	// LogPrewrite is PrewriteAuto: once the log is synced often, the blocks of segments are written ahead
+	// with zeros, so that a sync has no metadata to write.
+	LogPrewrite commitlog.Prewrite
 	// LogOnDemand makes log segments when they are needed, instead of ahead; for tests that count
 	// operations.
 	LogOnDemand bool
@@ -216,6 +220,7 @@ func (o Options) Validate() error {
 		{o.MaxBatchBytes >= 1<<10 && o.MaxBatchBytes <= 48<<20, "MaxBatchBytes must be between 1 KiB and 48 MiB, a log frame's limit"},
 		{o.MaxBatchOps > 0 && o.MaxGroupBytes > 0, "MaxBatchOps and MaxGroupBytes must be positive"},
 		{o.LogSegmentBytes >= 4<<10, "LogSegmentBytes must be at least 4 KiB"},
+		{o.LogPrewrite <= commitlog.PrewriteAlways, "LogPrewrite is unknown"},
 		{o.MemtableBytes >= 4<<10 && o.MemtableBytes <= 4<<30, "MemtableBytes must be between 4 KiB and 4 GiB"},
 		{o.MaxImmutables > 0, "MaxImmutables must be positive"},
 		{o.FlushRetry > 0, "FlushRetry must be positive"},

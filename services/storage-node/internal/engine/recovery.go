@@ -15,7 +15,8 @@ import (
 // openLog opens the commit log without reading it.
 func (e *Engine) openLog() (err error) {
 	e.log, err = commitlog.Open(e.fs, path.Join(e.dir, logDir),
-		commitlog.Options{SegmentBytes: e.opts.LogSegmentBytes, Recycle: e.opts.LogRecycled, OnDemand: e.opts.LogOnDemand})
+		commitlog.Options{SegmentBytes: e.opts.LogSegmentBytes, Recycle: e.opts.LogRecycled, OnDemand: e.opts.LogOnDemand,
+			Prewrite: e.opts.LogPrewrite, After: e.opts.Clock.After})
 	return err
 }
 

@@ -2,49 +2,162 @@ package engine
 
 import (
 	"encoding/binary"
+	"fmt"
 	"math/rand/v2"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pairdb/pairdb/libs/vfs"
 )
 
-// benchWrites puts values of 1 KiB under random keys of 24 bytes on the real disk.
-func benchWrites(b *testing.B, mode SyncMode, writers int) {
-	o := Options{FS: vfs.OS, Clock: systemClock{}, Rand: rand.New(rand.NewPCG(1, 2)), Sync: mode, ReserveBytes: -1}
+// writeBenchKeys is how many different keys the benchmarks write.
+const writeBenchKeys = 1 << 20
+
+func benchOptions() Options {
+	o := Options{FS: vfs.OS, Clock: systemClock{}, Rand: rand.New(rand.NewPCG(1, 2)), ReserveBytes: -1}
 	o.Jobs.LocalRate = -1
-	e, err := Open(b.TempDir(), o)
+	return o
+}
+
+// benchValues are values of 1 KiB that compress to about 55 %.
+func benchValues(rng *rand.Rand) [][]byte {
+	values := make([][]byte, 64)
+	for i := range values {
+		raw := make([]byte, 1000)
+		for j := range raw {
+			raw[j] = 'x'
+			if j%20 < 11 {
+				raw[j] = byte(rng.Uint32())
+			}
+		}
+		values[i] = rec(string(raw))
+	}
+	return values
+}
+
+// writeBenchKey writes key number i of 24 bytes; neighbouring numbers are far apart.
+func writeBenchKey(key []byte, i uint64) []byte {
+	key = append(key[:0], "tenant\x00................\x00"...)
+	binary.BigEndian.PutUint64(key[7:], (i%writeBenchKeys)*0x9e3779b97f4a7c15|1)
+	return key
+}
+
+// benchWrites writes b.N values with so many writers. Overwriting draws keys at random, filling takes
+// each one once.
+func benchWrites(b *testing.B, e *Engine, writers int, overwrite bool) {
+	var next atomic.Uint64
+	times := make([][]int32, writers)
+	b.ReportAllocs()
+	b.ResetTimer()
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Go(func() {
+			rng := rand.New(rand.NewPCG(uint64(w), 3))
+			values := benchValues(rng)
+			var key []byte
+			var batch Batch
+			l := make([]int32, 0, b.N/writers+1)
+			for {
+				i := next.Add(1) - 1
+				if i >= uint64(b.N) {
+					break
+				}
+				k := i
+				if overwrite {
+					k = rng.Uint64N(writeBenchKeys)
+				}
+				key = writeBenchKey(key, k)
+				began := time.Now()
+				batch.Reset()
+				batch.Set(key, values[i%64])
+				if err := e.Apply(&batch, SyncDefault); err != nil {
+					b.Error(err)
+					return
+				}
+				l = append(l, int32(time.Since(began)/time.Microsecond))
+			}
+			times[w] = l
+		})
+	}
+	wg.Wait()
+	b.StopTimer()
+	all := slices.Concat(times...)
+	slices.Sort(all)
+	m := e.Metrics()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "puts/s")
+	b.ReportMetric(float64(m.Batches)/float64(max(m.Syncs, 1)), "writes/sync")
+	b.ReportMetric(float64(all[len(all)*999/1000]), "p99.9-us")
+	b.ReportMetric(float64(all[len(all)-1]), "max-us")
+}
+
+func benchOpen(b *testing.B, dir string, o Options) *Engine {
+	e, err := Open(dir, o)
 	if err != nil {
 		b.Fatal(err)
 	}
-	value := rec(string(randomValue(o.Rand, 1000)))
-	var seed atomic.Uint64
-	b.SetBytes(int64(len(value)))
-	b.SetParallelism(writers)
-	b.ReportAllocs()
-	b.ResetTimer()
-	b.RunParallel(func(pb *testing.PB) {
-		rng := rand.New(rand.NewPCG(seed.Add(1), 3))
-		key := []byte("tenant\x00................")
-		var batch Batch
-		for pb.Next() {
-			binary.BigEndian.PutUint64(key[7:], rng.Uint64()|0x0101010101010101)
-			batch.Reset()
-			batch.Set(key, value)
-			if err := e.Apply(&batch, SyncDefault); err != nil {
-				b.Error(err)
-				return
+	return e
+}
+
+// BenchmarkWrite writes values of 1 KiB under keys of 24 bytes to the real disk. The log's amplification
+// is log-B/B.
+func BenchmarkWrite(b *testing.B) {
+	for _, c := range []struct {
+		name      string
+		mode      SyncMode
+		writers   int
+		overwrite bool
+	}{
+		{"durable", SyncGroup, 1, false}, {"durable", SyncGroup, 16, false}, {"durable", SyncGroup, 64, false},
+		{"fill", SyncNever, 1, false}, {"fill", SyncNever, 4, false}, {"overwrite", SyncNever, 4, true},
+	} {
+		b.Run(fmt.Sprintf("%s/writers=%d", c.name, c.writers), func(b *testing.B) {
+			o := benchOptions()
+			o.Sync = c.mode
+			e := benchOpen(b, b.TempDir(), o)
+			benchWrites(b, e, c.writers, c.overwrite)
+			b.ReportMetric(float64(e.log.Metrics().WrittenBytes)/float64(e.Metrics().BatchBytes), "log-B/B")
+			if err := e.Close(); err != nil {
+				b.Fatal(err)
 			}
-		}
-	})
-	b.StopTimer()
-	m := e.Metrics()
-	b.ReportMetric(float64(m.Batches)/float64(max(m.Syncs, 1)), "writes/sync")
-	if err := e.Close(); err != nil {
-		b.Fatal(err)
+		})
 	}
 }
 
-func BenchmarkFillNoSync(b *testing.B)     { benchWrites(b, SyncNever, 1) }
-func BenchmarkDurableWrite2(b *testing.B)  { benchWrites(b, SyncGroup, 1) }
-func BenchmarkDurableWrite64(b *testing.B) { benchWrites(b, SyncGroup, 32) }
+// BenchmarkRecovery opens an engine with 57 MB in its log.
+func BenchmarkRecovery(b *testing.B) {
+	dir := b.TempDir()
+	o := benchOptions()
+	o.Sync, o.KeepMemtablesAtClose = SyncNever, true
+	e := benchOpen(b, dir, o)
+	rng := rand.New(rand.NewPCG(1, 3))
+	values := benchValues(rng)
+	var batch Batch
+	var key []byte
+	for i := range uint64(57_000_000 / 1060) {
+		key = writeBenchKey(key, i)
+		batch.Reset()
+		batch.Set(key, values[i%64])
+		if err := e.Apply(&batch, SyncNever); err != nil {
+			b.Fatal(err)
+		}
+	}
+	if err := e.Close(); err != nil {
+		b.Fatal(err)
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		o.Rand = rand.New(rand.NewPCG(1, 2))
+		e := benchOpen(b, dir, o)
+		b.StopTimer()
+		if n, _, err := e.Get(writeBenchKey(key, 1), nil); err != nil || len(n) == 0 {
+			b.Fatal(err)
+		}
+		if err := e.Close(); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
