@@ -36,9 +36,9 @@ const (
 	// prewriteBytes are written and synced at a time: somebody's sync may wait behind it, a millisecond
 	// at worst on a disk of 256 MB/s.
 	prewriteBytes = 256 << 10
-	// prewritePause between two of them leaves most of the disk to the foreground; 64 MiB take about a
+	// prewritePause between two of them leaves most of the disk to the foreground; 64 MiB take about half a
 	// second.
-	prewritePause = 3 * time.Millisecond
+	prewritePause = time.Millisecond
 )
 
 var zeros [prewriteBytes]byte

@@ -56,6 +56,14 @@ const maxRangeOps = 256
 
 // commitGroup commits the batches of a group. It runs as the leader.
 func (e *Engine) commitGroup(group []*request) {
+	if e.logGroup(group) {
+		e.applyGroup()
+	}
+}
+
+// logGroup checks the batches of a group, gives them their sequences and writes them to the log. It
+// reports whether there is something for applyGroup to do. It runs as the leader.
+func (e *Engine) logGroup(group []*request) (logged bool) {
 	err := e.writable()
 	if err == nil && e.leader.next+ikey.Seq(len(group)*e.opts.MaxBatchOps) >= ikey.MaxSeq {
 		err = errors.New("sequence numbers are used up")
@@ -65,7 +73,7 @@ func (e *Engine) commitGroup(group []*request) {
 		live = e.checkConditions(group)
 	}
 	if err == nil && live > 0 {
-		err = e.writeGroup(group)
+		err = e.writeFrame(group)
 	}
 	if err != nil {
 		for _, r := range group {
@@ -74,10 +82,11 @@ func (e *Engine) commitGroup(group []*request) {
 			}
 		}
 	}
+	return err == nil && live > 0
 }
 
-// writeGroup logs and applies the batches that have no error.
-func (e *Engine) writeGroup(group []*request) error {
+// writeFrame logs the batches that have no error.
+func (e *Engine) writeFrame(group []*request) error {
 	var memBytes, logBytes, count int
 	for _, r := range group {
 		if r.err == nil {
@@ -113,23 +122,30 @@ func (e *Engine) writeGroup(group []*request) error {
 
 	seq := first
 	for _, r := range group {
-		if r.err != nil {
-			continue
+		if r.err == nil {
+			seq += ikey.Seq(r.batch.count)
+			r.seq = seq - 1
 		}
-		e.insert(r.batch.ops, seq)
-		seq += ikey.Seq(r.batch.count)
-		r.last = seq - 1
 	}
-	last := seq - 1
-	e.mem().maxSeq.Store(uint64(last))
-	e.applied.Store(uint64(last))
-	e.noteWritten(logMark{seq: last, pos: pos})
+	e.noteLogged(logMark{seq: seq - 1, pos: pos})
 	e.stats.groups.Add(1)
 	e.stats.logBytes.Add(uint64(len(frame)))
+	return nil
+}
+
+// applyGroup applies the frame that was logged last. It runs as the leader, and uses nothing of the
+// group: if a sync fails meanwhile, its members are gone.
+func (e *Engine) applyGroup() {
+	frame := e.leader.frame
+	first := ikey.Seq(binary.LittleEndian.Uint64(frame))
+	last := first + ikey.Seq(binary.LittleEndian.Uint32(frame[8:])) - 1
+	e.insert(frame[groupHeaderBytes:], first)
+	e.mem().maxSeq.Store(uint64(last))
+	e.applied.Store(uint64(last))
 	if cap(e.leader.frame) > 4*e.opts.MaxGroupBytes {
 		e.leader.frame = nil // one huge batch must not pin its memory
 	}
-	return nil
+	e.noteApplied(last)
 }
 
 // logError turns a failure of the log before anything was applied into that of the group.

@@ -353,8 +353,8 @@ func (in *ingest) show(pos commitlog.Position) {
 	e.applied.Store(uint64(in.seq))
 	d := &e.durable
 	d.mu.Lock()
-	d.written = logMark{seq: in.seq, pos: pos}
-	d.synced = max(d.synced, in.seq)
+	d.logged, d.applied = logMark{seq: in.seq, pos: pos}, in.seq
+	d.logSynced, d.synced = max(d.logSynced, in.seq), max(d.synced, in.seq)
 	e.moveVisibleLocked(in.seq)
 	d.mu.Unlock()
 }

@@ -49,8 +49,9 @@ func (e *Engine) recover() error {
 	e.leader.rangesFrom = r.last
 	e.applied.Store(uint64(r.last))
 	e.visible.Store(uint64(r.last))
-	e.durable.synced = r.last
-	e.durable.written = logMark{seq: r.last, pos: e.log.Written()}
+	d := &e.durable
+	d.logged, d.applied = logMark{seq: r.last, pos: e.log.Written()}, r.last
+	d.logSynced, d.synced = r.last, r.last
 	e.sweepTables(found)
 	if err := e.quarantineMissing(missing); err != nil {
 		return errors.Join(err, e.closeRecovered())

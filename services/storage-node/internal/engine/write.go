@@ -28,43 +28,43 @@ func (p Pending) Wait() error {
 // Apply applies the batch and, under SyncGroup, returns when it is durable. The batch is applied as
 // a whole or, when the error is not ErrPoisoned, not at all.
 func (e *Engine) Apply(b *Batch, mode SyncMode) error {
-	p, err := e.Submit(b)
-	if err != nil {
-		return err
-	}
 	if mode == SyncDefault {
 		mode = e.opts.Sync
 	}
-	if mode != SyncGroup {
-		return nil
-	}
-	return p.Wait()
+	_, err := e.write(b, mode == SyncGroup)
+	return err
 }
 
 // Submit applies the batch and returns when GetLatest sees it; Pending.Wait waits until it is
 // durable and Get sees it. The batch may be reset as soon as Submit returned.
 func (e *Engine) Submit(b *Batch) (Pending, error) {
-	if err := e.checkBatch(b); err != nil {
+	seq, err := e.write(b, false)
+	if err != nil || seq == 0 {
 		return Pending{}, err
 	}
-	if b.count == 0 {
-		return Pending{}, nil
+	return Pending{e: e, seq: seq}, nil
+}
+
+// write applies the batch and returns the sequence of its last change, 0 for an empty one. It returns
+// when the batch is applied or, if so asked, durable.
+func (e *Engine) write(b *Batch, durable bool) (ikey.Seq, error) {
+	if err := e.checkBatch(b); err != nil || b.count == 0 {
+		return 0, err
 	}
 	if err := e.admit(b); err != nil {
-		return Pending{}, err
+		return 0, err
 	}
 	r := newRequest()
-	r.batch = b
+	r.batch, r.durable = b, durable
 	e.enqueue(r)
-	seq, err := r.last, r.err
+	seq, err := r.seq, r.err
 	r.recycle()
-	if err != nil {
-		return Pending{}, err
+	if seq != 0 {
+		e.stats.batches.Add(1)
+		e.stats.changes.Add(uint64(b.count))
+		e.stats.batchBytes.Add(uint64(len(b.ops)))
 	}
-	e.stats.batches.Add(1)
-	e.stats.changes.Add(uint64(b.count))
-	e.stats.batchBytes.Add(uint64(len(b.ops)))
-	return Pending{e: e, seq: seq}, nil
+	return seq, err
 }
 
 func (e *Engine) checkBatch(b *Batch) error {

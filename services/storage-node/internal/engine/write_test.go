@@ -78,9 +78,7 @@ func TestWritersThatWaitTogetherShareOneSync(t *testing.T) {
 		wg.Go(func() { put(t, e, testKey(10+i), "b") })
 	}
 	require.Eventually(t, func() bool {
-		e.durable.mu.Lock()
-		defer e.durable.mu.Unlock()
-		return len(e.durable.waiting) == others
+		return e.Metrics().QueueLength == others // held until the sync ends
 	}, eventually, tick)
 	g.release()
 	wg.Wait()
