@@ -44,8 +44,12 @@ func (l *Log) Append(frameType uint8, payload []byte) (Position, error) {
 	s := l.current.Load()
 	off := s.written.Load()
 	n := record.HeaderBytes + len(payload)
-	// The write ends with a page: the kernel need not read the rest of it from a recycled file.
-	b := l.frameBuffer(int(min(pageUp(off+int64(n)), s.size) - off))
+	end := off + int64(n)
+	if end > s.padded {
+		// The write ends with a page: the kernel need not read the rest of it from a recycled file.
+		end = min(pageUp(end), s.size)
+	}
+	b := l.frameBuffer(int(end - off))
 	copy(b[record.HeaderBytes:], payload)
 	clear(b[n:])
 	record.Seal(b[:n], record.Header{
@@ -56,6 +60,7 @@ func (l *Log) Append(frameType uint8, payload []byte) (Position, error) {
 		l.metrics.failedWrites.Add(1)
 		return Position{}, fmt.Errorf("write %s at offset %d: %w", FileName(s.number), off, err)
 	}
+	s.padded = max(s.padded, end)
 	s.written.Store(off + int64(n))
 	l.metrics.frames.Add(1)
 	l.metrics.payloadBytes.Add(uint64(len(payload)))
@@ -98,6 +103,7 @@ func (l *Log) rotate(size int64) error {
 		return fmt.Errorf("write the header of %s: %w", FileName(next.number), err)
 	}
 	next.written.Store(int64(len(b)))
+	next.padded = pageBytes
 	if err := l.syncSegment(next); err != nil {
 		l.discard(next)
 		return err

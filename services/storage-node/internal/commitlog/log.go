@@ -75,6 +75,7 @@ type segment struct {
 	size   int64
 	// prewritten: its blocks are on the disk, in place. Final before the first frame.
 	prewritten bool
+	padded     int64        // up to a page's end, whole pages were written. Of the leader
 	syncs      int          // guarded by syncMu
 	written    atomic.Int64 // end of the last good frame
 	synced     atomic.Int64 // durable up to here

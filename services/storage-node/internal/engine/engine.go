@@ -87,6 +87,8 @@ type memHandle struct {
 	// segment is the first log segment that may hold a write of the memtable: while it is in
 	// memory only, that segment and all after it stay.
 	segment uint64
+	// nextAsked says that a memtable to follow was asked for. Of the leader.
+	nextAsked bool
 	// maxSeq is the newest sequence in it; it is final once the memtable is immutable.
 	maxSeq atomic.Uint64
 }

@@ -39,6 +39,36 @@ func (p *arenaPool) give(t *memtable.Table, standard int) {
 	}
 }
 
+// keepSpare makes a spare memtable, if there is none, and touches its memory.
+func (p *arenaPool) keepSpare(standard int) {
+	p.mu.Lock()
+	room := len(p.spare) < maxSpareArenas
+	p.mu.Unlock()
+	if !room {
+		return
+	}
+	t := memtable.New(standard)
+	t.Populate()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.spare) < maxSpareArenas {
+		p.spare = append(p.spare, t)
+	}
+}
+
+// memtableLoop makes the next memtable ahead of the rotation that needs it: fresh memory for it takes
+// tens of milliseconds, in which nobody writes.
+func (e *Engine) memtableLoop() {
+	for {
+		select {
+		case <-e.wake.memtable:
+			e.arenas.keepSpare(e.opts.MemtableBytes)
+		case <-e.stop:
+			return
+		}
+	}
+}
+
 // take returns an empty memtable for entries of at least need bytes.
 func (p *arenaPool) take(standard, need int) *memtable.Table {
 	p.mu.Lock()
@@ -56,6 +86,10 @@ func (p *arenaPool) take(standard, need int) *memtable.Table {
 // wait for their flush. It runs as the leader, before anything is logged.
 func (e *Engine) makeRoom(need int) error {
 	if m := e.mem(); m.AvailableBytes() >= need && m.SizeBytes() < e.opts.MemtableBytes {
+		if !m.nextAsked && m.SizeBytes() > e.opts.MemtableBytes/2 {
+			m.nextAsked = true
+			notify(e.wake.memtable)
+		}
 		return nil
 	}
 	if err := e.waitForFlush(); err != nil {

@@ -230,7 +230,7 @@ func (e *Engine) jobEvent(ev jobs.Event) {
 func (e *Engine) start() {
 	e.lookAtDisk()
 	e.updatePressure()
-	for _, loop := range []func(){e.flushLoop, e.syncLoop, e.scheduleLoop, e.spaceLoop, e.deleteLoop} {
+	for _, loop := range []func(){e.flushLoop, e.syncLoop, e.scheduleLoop, e.spaceLoop, e.deleteLoop, e.memtableLoop} {
 		e.background.Go(loop)
 	}
 	notify(e.wake.schedule)

@@ -118,6 +118,16 @@ func (t *Table) Reset() {
 	t.start()
 }
 
+// Populate touches the memory of an empty table, so that no Add pays for the first use of a page.
+func (t *Table) Populate() {
+	const pageWords = 4096 / 8
+	free := t.arena.words[t.arena.used.Load()/8:]
+	for i := 0; i < len(free); i += pageWords {
+		free[i] = 0
+	}
+	clear(t.buckets)
+}
+
 // EntryBytes returns the most that an entry can take of the arena. The engine reserves a batch with
 // it: if the sum is at most AvailableBytes, no Add of the batch fails.
 func EntryBytes(keyLen, valueLen int) int {
