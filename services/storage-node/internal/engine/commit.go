@@ -27,6 +27,8 @@ const (
 // leaderState is of whoever leads the commit queue.
 type leaderState struct {
 	frame []byte
+	// unsynced bytes were logged since the background was last asked to sync.
+	unsynced int
 	// next is the next sequence to give out.
 	next ikey.Seq
 	// keys are the hashes of the keys of the group's batches so far.
@@ -128,6 +130,9 @@ func (e *Engine) writeFrame(group []*request) error {
 		}
 	}
 	e.noteLogged(logMark{seq: seq - 1, pos: pos})
+	if e.opts.Sync != SyncGroup {
+		e.noteUnsynced(len(frame))
+	}
 	e.stats.groups.Add(1)
 	e.stats.logBytes.Add(uint64(len(frame)))
 	return nil

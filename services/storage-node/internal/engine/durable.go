@@ -245,16 +245,31 @@ func (e *Engine) syncWritten() error {
 	return e.waitDurable(seq)
 }
 
-// syncLoop syncs what nobody waits for: every SyncInterval while there is something.
+// maxUnsyncedBytes of log are synced in the background whatever the mode. The rotation to the next
+// segment has to sync the last one, and all writers wait for that.
+const maxUnsyncedBytes = 8 << 20
+
+// noteUnsynced is called by the leader for n bytes that were logged.
+func (e *Engine) noteUnsynced(n int) {
+	if e.leader.unsynced += n; e.leader.unsynced > maxUnsyncedBytes {
+		e.leader.unsynced = 0
+		notify(e.wake.syncNow)
+	}
+}
+
+// syncLoop syncs what nobody waits for: every SyncInterval while there is something, and when much was
+// written.
 func (e *Engine) syncLoop() {
 	for {
 		select {
 		case <-e.wake.sync:
-		case <-e.stop:
-			return
-		}
-		select {
-		case <-e.opts.Clock.After(e.opts.SyncInterval):
+			select {
+			case <-e.opts.Clock.After(e.opts.SyncInterval):
+			case <-e.wake.syncNow:
+			case <-e.stop:
+				return
+			}
+		case <-e.wake.syncNow:
 		case <-e.stop:
 			return
 		}

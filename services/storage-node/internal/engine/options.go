@@ -23,7 +23,7 @@ const (
 	// SyncInterval: the log is synced every Options.SyncInterval. A crash of the machine may lose
 	// what was acknowledged within it; a crash of the process loses nothing.
 	SyncInterval
-	// SyncNever: the log is synced at rotation and Close only. A crash of the machine may lose up
+	// SyncNever: the log is synced when much of it is written, and at Close. A crash of the machine may lose up
 	// to a segment of acknowledged writes; a crash of the process loses nothing.
 	SyncNever
 )

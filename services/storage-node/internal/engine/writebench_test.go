@@ -2,9 +2,13 @@ package engine
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -91,6 +95,7 @@ func benchWrites(b *testing.B, e *Engine, writers int, overwrite bool) {
 	b.ReportMetric(float64(m.Batches)/float64(max(m.Syncs, 1)), "writes/sync")
 	b.ReportMetric(float64(all[len(all)*999/1000]), "p99.9-us")
 	b.ReportMetric(float64(all[len(all)-1]), "max-us")
+	b.ReportMetric(float64(m.StallTime.Milliseconds()), "stall-ms")
 }
 
 func benchOpen(b *testing.B, dir string, o Options) *Engine {
@@ -126,38 +131,54 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-// BenchmarkRecovery opens an engine with 57 MB in its log.
+// BenchmarkRecovery opens what a killed process leaves that had 57 MB in its log.
 func BenchmarkRecovery(b *testing.B) {
-	dir := b.TempDir()
-	o := benchOptions()
-	o.Sync, o.KeepMemtablesAtClose = SyncNever, true
-	e := benchOpen(b, dir, o)
-	rng := rand.New(rand.NewPCG(1, 3))
-	values := benchValues(rng)
-	var batch Batch
-	var key []byte
-	for i := range uint64(57_000_000 / 1060) {
-		key = writeBenchKey(key, i)
-		batch.Reset()
-		batch.Set(key, values[i%64])
-		if err := e.Apply(&batch, SyncNever); err != nil {
-			b.Fatal(err)
-		}
-	}
-	if err := e.Close(); err != nil {
-		b.Fatal(err)
-	}
-	b.ReportAllocs()
-	for b.Loop() {
-		o.Rand = rand.New(rand.NewPCG(1, 2))
-		e := benchOpen(b, dir, o)
-		b.StopTimer()
-		if n, _, err := e.Get(writeBenchKey(key, 1), nil); err != nil || len(n) == 0 {
-			b.Fatal(err)
-		}
-		if err := e.Close(); err != nil {
-			b.Fatal(err)
-		}
-		b.StartTimer()
+	for _, mode := range []SyncMode{SyncGroup, SyncNever} {
+		b.Run(mode.String(), func(b *testing.B) {
+			dir := b.TempDir()
+			o := benchOptions()
+			o.Sync = SyncNever
+			e := benchOpen(b, filepath.Join(dir, "live"), o)
+			values := benchValues(rand.New(rand.NewPCG(1, 3)))
+			var batch Batch
+			var key []byte
+			for i := range uint64(57_000_000 / 1060) {
+				key = writeBenchKey(key, i)
+				batch.Reset()
+				batch.Set(key, values[i%64])
+				sync := SyncNever
+				if i%1000 == 0 {
+					sync = mode
+				}
+				if err := e.Apply(&batch, sync); err != nil {
+					b.Fatal(err)
+				}
+			}
+			if err := os.CopyFS(filepath.Join(dir, "killed"), os.DirFS(filepath.Join(dir, "live"))); err != nil {
+				b.Fatal(err)
+			}
+			if err := e.Close(); err != nil {
+				b.Fatal(err)
+			}
+			b.ReportAllocs()
+			for i := 0; b.Loop(); i++ {
+				b.StopTimer()
+				again := filepath.Join(dir, strconv.Itoa(i))
+				if err := os.CopyFS(again, os.DirFS(filepath.Join(dir, "killed"))); err != nil {
+					b.Fatal(err)
+				}
+				o.Rand = rand.New(rand.NewPCG(1, 2))
+				b.StartTimer()
+				e := benchOpen(b, again, o)
+				b.StopTimer()
+				if _, found, err := e.Get(writeBenchKey(key, 1), nil); err != nil || !found {
+					b.Fatal(found, err)
+				}
+				if err := errors.Join(e.Close(), os.RemoveAll(again)); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+		})
 	}
 }
