@@ -109,16 +109,18 @@ var mutations = []mutation{
 		name:   "acknowledged-before-sync",
 		breaks: "A write returns while its sync is still under way.",
 		file:   inEngine + "/durable.go",
-		swaps: []swap{{"err := e.log.SyncTo(target.pos)\n", `err := e.poisonErr()
-	go func() { _ = e.log.SyncTo(target.pos) }()
-`}},
+		swaps: []swap{{"if err = e.log.SyncTo(target.pos); err != nil {", `go func() { _ = e.log.SyncTo(target.pos) }()
+		if err != nil {`}},
 		pkg: inEngine, run: powerCut,
 	},
 	{
 		name:   "acknowledged-without-sync",
 		breaks: "A write under sync=group returns without waiting; the background syncs it some time.",
 		file:   inEngine + "/write.go",
-		swaps:  []swap{{"return p.e.waitDurable(p.seq)", "return nil"}},
+		swaps: []swap{
+			{"return p.e.waitDurable(p.seq)", "return nil"},
+			{"_, err := e.write(b, mode == SyncGroup)", "_, err := e.write(b, false)"},
+		},
 		pkg:    inEngine, run: powerCut,
 	},
 	{
@@ -132,7 +134,7 @@ var mutations = []mutation{
 		name:   "batch-in-two-frames",
 		breaks: "The first change of a group is logged in a frame of its own: a batch can be found half.",
 		file:   inEngine + "/commit.go",
-		swaps: []swap{{"pos, err := e.log.Append(frameBatch, frame)\n", `if _, rest, err := nextChange(frame[groupHeaderBytes:]); err == nil && count > 1 {
+		swaps: []swap{{"kind, payload := frameBatch, frame\n", `if _, rest, err := nextChange(frame[groupHeaderBytes:]); err == nil && count > 1 {
 		one := bytes.Clone(frame[:len(frame)-len(rest)])
 		binary.LittleEndian.PutUint32(one[8:], 1)
 		if _, err := e.log.Append(frameBatch, one); err != nil {
@@ -142,7 +144,7 @@ var mutations = []mutation{
 		binary.LittleEndian.PutUint64(frame, uint64(first)+1)
 		binary.LittleEndian.PutUint32(frame[8:], uint32(count-1))
 	}
-	pos, err := e.log.Append(frameBatch, frame)
+	kind, payload := frameBatch, frame
 `}},
 		pkg: inEngine, run: powerCut,
 	},

@@ -27,8 +27,12 @@ type history struct {
 func workload(fsys vfs.FS, h *history, seed uint64) error {
 	rng := rand.New(rand.NewPCG(seed, 2))
 	h.starts = map[uint64]int{}
+	o := small
+	if seed%2 == 1 {
+		o.Prewrite = PrewriteAlways
+	}
 	for round := range 3 {
-		l, err := Open(fsys, testDir, small)
+		l, err := Open(fsys, testDir, o)
 		if err != nil {
 			return err
 		}

@@ -13,20 +13,10 @@ import (
 	"github.com/pairdb/pairdb/services/storage-node/internal/memtable"
 )
 
-// Types of frames in the commit log; docs/formats/commitlog.md.
-const (
-	// frameBatch is a group of batches: first sequence u64 ‖ changes u32 ‖ the changes (Batch).
-	// Change i has the sequence first + i. A frame is there as a whole or not at all.
-	frameBatch uint8 = 1
-	// frameIngest names tables that were ingested; ingestmarker.go.
-	frameIngest uint8 = 2
-
-	groupHeaderBytes = 8 + 4
-)
-
 // leaderState is of whoever leads the commit queue.
 type leaderState struct {
-	frame []byte
+	frame  []byte
+	packer logPacker
 	// unsynced bytes were logged since the background was last asked to sync.
 	unsynced int
 	// next is the next sequence to give out.
@@ -117,7 +107,11 @@ func (e *Engine) writeFrame(group []*request) error {
 	// Sequences of a frame that failed are not given out again: the frame may still be found after
 	// a crash.
 	e.leader.next += ikey.Seq(count)
-	pos, err := e.log.Append(frameBatch, frame)
+	kind, payload := frameBatch, frame
+	if e.opts.LogCompression {
+		kind, payload = e.leader.packer.pack(frame)
+	}
+	pos, err := e.log.Append(kind, payload)
 	if err != nil {
 		return e.logError("append", err)
 	}
@@ -131,10 +125,10 @@ func (e *Engine) writeFrame(group []*request) error {
 	}
 	e.noteLogged(logMark{seq: seq - 1, pos: pos})
 	if e.opts.Sync != SyncGroup {
-		e.noteUnsynced(len(frame))
+		e.noteUnsynced(len(payload))
 	}
 	e.stats.groups.Add(1)
-	e.stats.logBytes.Add(uint64(len(frame)))
+	e.stats.logBytes.Add(uint64(len(payload)))
 	return nil
 }
 
@@ -148,7 +142,7 @@ func (e *Engine) applyGroup() {
 	e.mem().maxSeq.Store(uint64(last))
 	e.applied.Store(uint64(last))
 	if cap(e.leader.frame) > 4*e.opts.MaxGroupBytes {
-		e.leader.frame = nil // one huge batch must not pin its memory
+		e.leader.frame, e.leader.packer.buf = nil, nil // one huge batch must not pin its memory
 	}
 	e.noteApplied(last)
 }

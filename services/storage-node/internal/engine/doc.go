@@ -7,7 +7,7 @@
 // A write goes through the commit queue (write.go, commit.go): a leader takes the waiting batches as
 // one group, checks conditions, gives out sequences, writes one frame to the commit log, inserts into
 // the active memtable and wakes the group; durability is one fdatasync for as many as wait
-// (durable.go). Full memtables become tables of level 0 (flush.go), tables are merged by jobs that
+// (durable.go). A group that waits for it is applied by one member while another one syncs. Full memtables become tables of level 0 (flush.go), tables are merged by jobs that
 // schedule.go offers on the board and install.go brings into the tree with one manifest edit.
 // A read takes the current read state (readstate.go) and asks memtables, then tables (get.go,
 // iter.go).

@@ -38,6 +38,7 @@ type metaOption struct {
 	manual           bool // no compaction but those that are asked for
 	keepMemtables    bool
 	prewrite         commitlog.Prewrite
+	packed           bool
 }
 
 func pick[T any](rng *rand.Rand, values ...T) T { return values[rng.IntN(len(values))] }
@@ -67,6 +68,7 @@ func metaOptions(i int, rng *rand.Rand) metaOption {
 		manual:      rng.IntN(6) == 0,
 	}
 	o.keepMemtables = rng.IntN(3) == 0
+	o.packed = rng.IntN(2) == 0
 	o.prewrite = pick(rng, commitlog.PrewriteAuto, commitlog.PrewriteNever, commitlog.PrewriteAlways)
 	switch rng.IntN(4) {
 	case 0:
@@ -103,7 +105,7 @@ func (o metaOption) fields() map[string]any {
 	return map[string]any{"keys": o.keys, "large": o.largeValue, "memtable": o.memtable, "segment": o.segment,
 		"table": o.table, "base": o.base, "block": o.block, "compression": o.compression, "filter": o.filterBits, "valueBlocks": o.valueBlocks, "noMapped": o.noMapped,
 		"blockCache": o.blockCache, "rows": o.rows, "open": o.openTables, "l0": o.l0, "eager": o.eager, "multiplier": o.multiplier,
-		"sync": o.sync.String(), "external": o.external, "manual": o.manual, "keepMemtables": o.keepMemtables, "prewrite": o.prewrite}
+		"sync": o.sync.String(), "external": o.external, "manual": o.manual, "keepMemtables": o.keepMemtables, "prewrite": o.prewrite, "packed": o.packed}
 }
 
 // systemClock is the clock of tests that need no control over time.
@@ -115,7 +117,7 @@ func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d
 func (o metaOption) options(fs vfs.FS, rng *rand.Rand) Options {
 	opts := Options{
 		FS: fs, Clock: systemClock{}, Rand: rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64())),
-		Sync: o.sync, SyncInterval: time.Millisecond, LogSegmentBytes: o.segment, LogPrewrite: o.prewrite,
+		Sync: o.sync, SyncInterval: time.Millisecond, LogSegmentBytes: o.segment, LogPrewrite: o.prewrite, LogCompression: o.packed,
 		MemtableBytes: o.memtable, KeepMemtablesAtClose: o.keepMemtables,
 		TableBytes: o.table, BlockBytes: o.block, Compression: o.compression, FilterBitsPerKey: o.filterBits,
 		ValueBlockBytes: o.valueBlocks, NoMappedTables: o.noMapped,

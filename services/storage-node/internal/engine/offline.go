@@ -53,12 +53,16 @@ func DecodeLogFrame(frameType uint8, payload []byte, visit func(LogChange) error
 			f.Tables = append(f.Tables, LogTable{Num: t.num, Digest: t.digest})
 		}
 		return f, err
-	case frameBatch:
+	case frameBatch, framePacked:
 	default:
 		return LogFrame{}, fmt.Errorf("%w: frame of type %d", ErrNewerFormat, frameType)
 	}
 	f := LogFrame{Kind: "batch"}
-	first, count, ops, err := splitGroup(payload)
+	if frameType == framePacked {
+		f.Kind = "packed"
+	}
+	var u logUnpacker
+	first, count, ops, err := u.group(frameType, payload)
 	if err != nil {
 		return f, err
 	}

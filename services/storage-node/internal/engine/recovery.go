@@ -2,7 +2,6 @@ package engine
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"path"
@@ -104,13 +103,15 @@ type replay struct {
 	last    ikey.Seq // the newest sequence so far, of log and manifest
 	logLast ikey.Seq // the newest sequence of the log so far
 	changes int
+
+	unpacker logUnpacker
 }
 
 // frame takes one frame of the log; segment is where it stands.
 func (r *replay) frame(kind uint8, payload []byte, segment uint64) error {
 	switch kind {
-	case frameBatch:
-		return r.batch(payload, segment)
+	case frameBatch, framePacked:
+		return r.batch(kind, payload, segment)
 	case frameIngest: // the manifest says whether it happened
 		m, err := decodeIngestMarker(payload)
 		if err != nil {
@@ -131,8 +132,8 @@ func (r *replay) advance(first, last ikey.Seq) error {
 }
 
 // batch inserts the changes of a frame that are in no table.
-func (r *replay) batch(payload []byte, segment uint64) error {
-	first, count, ops, err := splitGroup(payload)
+func (r *replay) batch(kind uint8, payload []byte, segment uint64) error {
+	first, count, ops, err := r.unpacker.group(kind, payload)
 	if err != nil {
 		return err
 	}
@@ -156,19 +157,6 @@ func (r *replay) batch(payload []byte, segment uint64) error {
 		return fmt.Errorf("%w: the frame has %d changes and says %d", ErrCorrupt, seq-first, count)
 	}
 	return nil
-}
-
-// splitGroup decodes the head of a frameBatch.
-func splitGroup(payload []byte) (first ikey.Seq, count uint32, ops []byte, err error) {
-	if len(payload) < groupHeaderBytes {
-		return 0, 0, nil, fmt.Errorf("%w: group of %d bytes", ErrCorrupt, len(payload))
-	}
-	first = ikey.Seq(binary.LittleEndian.Uint64(payload))
-	count = binary.LittleEndian.Uint32(payload[8:])
-	if first == 0 || first >= ikey.MaxSeq || count == 0 {
-		return 0, 0, nil, fmt.Errorf("%w: group of %d changes from sequence %d", ErrCorrupt, count, first)
-	}
-	return first, count, payload[groupHeaderBytes:], nil
 }
 
 // insert adds a change to the active memtable; one that is full is flushed first.

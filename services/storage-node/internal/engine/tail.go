@@ -33,9 +33,10 @@ type Tail struct {
 	broken error
 
 	// The frame being handed out.
-	ops  []byte
-	seq  ikey.Seq
-	last ikey.Seq
+	unpacker logUnpacker
+	ops      []byte
+	seq      ikey.Seq
+	last     ikey.Seq
 	// The ingest being handed out.
 	ingest []uint64 // tables to come
 	table  *openTable
@@ -166,8 +167,8 @@ func (t *Tail) attachLocked(segment uint64) error {
 // open begins to hand a frame out.
 func (t *Tail) open(f commitlog.Frame) error {
 	switch f.Type {
-	case frameBatch:
-		first, count, ops, err := splitGroup(f.Payload)
+	case frameBatch, framePacked:
+		first, count, ops, err := t.unpacker.group(f.Type, f.Payload)
 		if err != nil {
 			return err
 		}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -87,6 +88,73 @@ func TestWritersThatWaitTogetherShareOneSync(t *testing.T) {
 		requireValue(t, e, testKey(10+i), "b")
 	}
 	require.NoError(t, e.Close())
+}
+
+// waiterGroup starts writers that are held behind a sync that stands at the gate, and returns their
+// errors.
+func waiterGroup(t *testing.T, e *Engine, g *gate, writers int) <-chan error {
+	t.Helper()
+	g.close(logSync)
+	errs := make(chan error, writers+1)
+	write := func(i int) {
+		var b Batch
+		b.Set(testKey(i), rec("v"))
+		errs <- e.Apply(&b, SyncGroup)
+	}
+	go write(1)
+	<-g.atGate
+	for i := range writers {
+		go write(10 + i)
+	}
+	require.Eventually(t, func() bool { return e.Metrics().QueueLength == writers }, eventually, tick)
+	return errs
+}
+
+func TestAGroupIsDurableWhenItIsSyncedAndApplied(t *testing.T) {
+	// One member applies while another one syncs. Whoever is woken by the first of both reads nothing, or
+	// what a crash takes back.
+	disk := crashfs.New()
+	g := newGate(disk)
+	e := mustOpen(t, quietOptions(disk))
+	put(t, e, testKey(0), "first")
+	const writers = 20
+	errs := waiterGroup(t, e, g, writers)
+	g.release()
+	for range writers + 1 {
+		require.NoError(t, <-errs)
+		d := &e.durable
+		d.mu.Lock()
+		require.LessOrEqual(t, d.synced, min(d.logSynced, d.applied))
+		d.mu.Unlock()
+	}
+	for i := range writers {
+		requireValue(t, e, testKey(10+i), "v")
+	}
+	require.NoError(t, e.Close())
+}
+
+func TestAFailedSyncFailsAllWhoWait(t *testing.T) {
+	// Somebody who is not told waits for ever; somebody who is told that all is well loses a write.
+	disk := crashfs.New()
+	g := newGate(disk)
+	j := errorfs.None()
+	o := quietOptions(nil)
+	o.FS = errorfs.Wrap(disk, j)
+	e := mustOpen(t, o)
+	put(t, e, testKey(0), "first")
+	const writers = 20
+	errs := waiterGroup(t, e, g, writers)
+	j.FailAll(errorfs.Syncs, errors.New("input/output error"))
+	g.release()
+	failed := 0
+	for range writers + 1 {
+		if err := <-errs; err != nil {
+			require.ErrorIs(t, err, ErrPoisoned)
+			failed++
+		}
+	}
+	require.GreaterOrEqual(t, failed, writers, "the sync at the gate may have been asked for before")
+	require.Error(t, e.Close())
 }
 
 func TestReadersSeeAWriteOnlyWhenItIsDurable(t *testing.T) {

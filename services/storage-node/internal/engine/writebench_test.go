@@ -3,6 +3,7 @@ package engine
 import (
 	"encoding/binary"
 	"errors"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -20,9 +21,12 @@ import (
 // writeBenchKeys is how many different keys the benchmarks write.
 const writeBenchKeys = 1 << 20
 
+var benchPacked = flag.Bool("packed", false, "benchmarks of writes pack the log")
+
 func benchOptions() Options {
 	o := Options{FS: vfs.OS, Clock: systemClock{}, Rand: rand.New(rand.NewPCG(1, 2)), ReserveBytes: -1}
 	o.Jobs.LocalRate = -1
+	o.LogCompression = *benchPacked
 	return o
 }
 
