@@ -70,8 +70,8 @@ type Options struct {
 	// LogPrewrite is PrewriteAuto: once the log is synced often, the blocks of segments are written ahead
 	// with zeros, so that a sync has no metadata to write.
 	LogPrewrite commitlog.Prewrite
-	// LogCompression packs the groups of the log with S2. Off: it halves the bytes of the log, and costs
-	// a microsecond for each KiB in front of everybody who waits.
+	// LogCompression packs the groups of the log with S2 where that saves an eighth. Off: writes that
+	// wait for no sync pay for it with throughput.
 	LogCompression bool
 	// LogOnDemand makes log segments when they are needed, instead of ahead; for tests that count
 	// operations.
