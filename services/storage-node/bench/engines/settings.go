@@ -15,9 +15,9 @@ const (
 	// (about 1 GiB), more than the small one (100 MiB).
 	cacheBytes = 256 << 20
 
-	// rowCacheBytes is PairDB's share of cacheBytes for rows; the rest is for blocks. Half each, as
-	// by default: rows serve points, blocks serve scans.
-	rowCacheBytes = cacheBytes / 2
+	// rowCacheBytes is PairDB's share of cacheBytes for rows; the rest is for blocks. Blocks hold the
+	// keys of values of 1 KiB and no values: 40 MiB for a million of them.
+	rowCacheBytes = cacheBytes / 4 * 3
 
 	// filterBits is 10 bits of Bloom filter per key, at every level: one in a hundred misses reads a
 	// block.
@@ -32,8 +32,8 @@ const (
 	badgerCompactions = 2
 
 	// l0Compaction, l0Slow and l0Stop are the tables (or sublevels) in level 0 that start a
-	// compaction, slow writes down, and stop them. PairDB's defaults, so that nobody is measured
-	// waiting for a stricter limit than the others have.
+	// compaction, slow writes down, and stop them, in the peers. PairDB waits for a merge that pays
+	// and has its defaults.
 	l0Compaction = 4
 	l0Slow       = 12
 	l0Stop       = 24
