@@ -54,14 +54,9 @@ type Cell struct {
 	Calibration float64
 }
 
-const (
-	// disturbedBy is how far the calibration loop may be off its median. On a quiet machine it varies
-	// by some percent; a neighbour on the same core makes it twice as long.
-	disturbedBy = 0.15
-	// repetitions of a disturbed measurement: a machine that is busy for longer is measured as it is,
-	// and the report says so.
-	repetitions = 3
-)
+// disturbedBy is how far the calibration loop may be off its median. On a quiet machine it varies by some
+// percent; a neighbour on the same core makes it twice as long.
+const disturbedBy = 0.15
 
 // runner is a run under way.
 type runner struct {
@@ -129,7 +124,7 @@ func (r *runner) cell(row Row, engine string, round int) error {
 		r.loops = append(r.loops, before, after)
 		off := float64(before+after) / 2 / float64(r.median())
 		if math.Abs(off-1) > disturbedBy {
-			if attempt < repetitions {
+			if attempt < r.Size.Repetitions {
 				r.result.Disturbed++
 				continue
 			}
