@@ -46,8 +46,7 @@ func openPairDB(dir string, o OpenOptions) (Engine, error) {
 		MaxOpenTables:    openFiles,
 		RowCacheBytes:    rowCacheBytes,
 		BlockCacheBytes:  cacheBytes - rowCacheBytes,
-		L0Trigger:        l0Compaction, L0Slow: l0Slow, L0Stop: l0Stop,
-		Jobs: jobs.Options{Mode: jobs.ModeAlways, LocalRate: -1},
+		Jobs:             jobs.Options{Mode: jobs.ModeAlways, LocalRate: -1},
 	})
 	if err != nil {
 		return nil, err
