@@ -1053,9 +1053,11 @@ func (x *BatchWriteRequest) GetOmitClocks() bool {
 type ItemError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// google.rpc.Code
-	Code          int32  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
-	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	Code    int32  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	Reason  string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	// When the same operation may succeed, in milliseconds; 0 when a retry can't help.
+	RetryAfterMs  uint32 `protobuf:"varint,4,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1109,6 +1111,13 @@ func (x *ItemError) GetMessage() string {
 		return x.Message
 	}
 	return ""
+}
+
+func (x *ItemError) GetRetryAfterMs() uint32 {
+	if x != nil {
+		return x.RetryAfterMs
+	}
+	return 0
 }
 
 type BatchWriteResult struct {
@@ -1754,6 +1763,390 @@ func (x *StreamKeysResponse) GetCursor() string {
 	return ""
 }
 
+type PipelineRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tenant of the operations; needed in the first message, empty after it for the same again.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// At most 1,000. Keep a message below 64 KiB unless a value is larger.
+	Ops []*PipelineOp `protobuf:"bytes,2,rep,name=ops,proto3" json:"ops,omitempty"`
+	// Leave clocks and sibling counts out of the answers to writes.
+	OmitClocks    bool `protobuf:"varint,3,opt,name=omit_clocks,json=omitClocks,proto3" json:"omit_clocks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PipelineRequest) Reset() {
+	*x = PipelineRequest{}
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PipelineRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PipelineRequest) ProtoMessage() {}
+
+func (x *PipelineRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PipelineRequest.ProtoReflect.Descriptor instead.
+func (*PipelineRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *PipelineRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *PipelineRequest) GetOps() []*PipelineOp {
+	if x != nil {
+		return x.Ops
+	}
+	return nil
+}
+
+func (x *PipelineRequest) GetOmitClocks() bool {
+	if x != nil {
+		return x.OmitClocks
+	}
+	return false
+}
+
+// PipelineOp is one operation.
+type PipelineOp struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names the answer; the client's choice. Two that are in flight should differ.
+	Tag uint64 `protobuf:"varint,1,opt,name=tag,proto3" json:"tag,omitempty"`
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// Types that are valid to be assigned to Op:
+	//
+	//	*PipelineOp_Read
+	//	*PipelineOp_Put
+	//	*PipelineOp_Delete
+	//	*PipelineOp_Repair
+	Op            isPipelineOp_Op `protobuf_oneof:"op"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PipelineOp) Reset() {
+	*x = PipelineOp{}
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PipelineOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PipelineOp) ProtoMessage() {}
+
+func (x *PipelineOp) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PipelineOp.ProtoReflect.Descriptor instead.
+func (*PipelineOp) Descriptor() ([]byte, []int) {
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *PipelineOp) GetTag() uint64 {
+	if x != nil {
+		return x.Tag
+	}
+	return 0
+}
+
+func (x *PipelineOp) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *PipelineOp) GetOp() isPipelineOp_Op {
+	if x != nil {
+		return x.Op
+	}
+	return nil
+}
+
+func (x *PipelineOp) GetRead() *ReadOp {
+	if x != nil {
+		if x, ok := x.Op.(*PipelineOp_Read); ok {
+			return x.Read
+		}
+	}
+	return nil
+}
+
+func (x *PipelineOp) GetPut() *PutOp {
+	if x != nil {
+		if x, ok := x.Op.(*PipelineOp_Put); ok {
+			return x.Put
+		}
+	}
+	return nil
+}
+
+func (x *PipelineOp) GetDelete() *DeleteOp {
+	if x != nil {
+		if x, ok := x.Op.(*PipelineOp_Delete); ok {
+			return x.Delete
+		}
+	}
+	return nil
+}
+
+func (x *PipelineOp) GetRepair() *RepairOp {
+	if x != nil {
+		if x, ok := x.Op.(*PipelineOp_Repair); ok {
+			return x.Repair
+		}
+	}
+	return nil
+}
+
+type isPipelineOp_Op interface {
+	isPipelineOp_Op()
+}
+
+type PipelineOp_Read struct {
+	Read *ReadOp `protobuf:"bytes,3,opt,name=read,proto3,oneof"`
+}
+
+type PipelineOp_Put struct {
+	Put *PutOp `protobuf:"bytes,4,opt,name=put,proto3,oneof"`
+}
+
+type PipelineOp_Delete struct {
+	Delete *DeleteOp `protobuf:"bytes,5,opt,name=delete,proto3,oneof"`
+}
+
+type PipelineOp_Repair struct {
+	Repair *RepairOp `protobuf:"bytes,6,opt,name=repair,proto3,oneof"`
+}
+
+func (*PipelineOp_Read) isPipelineOp_Op() {}
+
+func (*PipelineOp_Put) isPipelineOp_Op() {}
+
+func (*PipelineOp_Delete) isPipelineOp_Op() {}
+
+func (*PipelineOp_Repair) isPipelineOp_Op() {}
+
+type ReadOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReadOp) Reset() {
+	*x = ReadOp{}
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReadOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReadOp) ProtoMessage() {}
+
+func (x *ReadOp) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReadOp.ProtoReflect.Descriptor instead.
+func (*ReadOp) Descriptor() ([]byte, []int) {
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{27}
+}
+
+type PipelineResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Below 64 KiB a message, but for a single larger result.
+	Results       []*PipelineResult `protobuf:"bytes,1,rep,name=results,proto3" json:"results,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PipelineResponse) Reset() {
+	*x = PipelineResponse{}
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PipelineResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PipelineResponse) ProtoMessage() {}
+
+func (x *PipelineResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PipelineResponse.ProtoReflect.Descriptor instead.
+func (*PipelineResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *PipelineResponse) GetResults() []*PipelineResult {
+	if x != nil {
+		return x.Results
+	}
+	return nil
+}
+
+// PipelineResult is the answer to one operation.
+type PipelineResult struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Tag   uint64                 `protobuf:"varint,1,opt,name=tag,proto3" json:"tag,omitempty"`
+	// Types that are valid to be assigned to Result:
+	//
+	//	*PipelineResult_Read
+	//	*PipelineResult_Write
+	//	*PipelineResult_Error
+	Result        isPipelineResult_Result `protobuf_oneof:"result"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PipelineResult) Reset() {
+	*x = PipelineResult{}
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PipelineResult) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PipelineResult) ProtoMessage() {}
+
+func (x *PipelineResult) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PipelineResult.ProtoReflect.Descriptor instead.
+func (*PipelineResult) Descriptor() ([]byte, []int) {
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *PipelineResult) GetTag() uint64 {
+	if x != nil {
+		return x.Tag
+	}
+	return 0
+}
+
+func (x *PipelineResult) GetResult() isPipelineResult_Result {
+	if x != nil {
+		return x.Result
+	}
+	return nil
+}
+
+func (x *PipelineResult) GetRead() *ReadResponse {
+	if x != nil {
+		if x, ok := x.Result.(*PipelineResult_Read); ok {
+			return x.Read
+		}
+	}
+	return nil
+}
+
+func (x *PipelineResult) GetWrite() *WriteResponse {
+	if x != nil {
+		if x, ok := x.Result.(*PipelineResult_Write); ok {
+			return x.Write
+		}
+	}
+	return nil
+}
+
+func (x *PipelineResult) GetError() *ItemError {
+	if x != nil {
+		if x, ok := x.Result.(*PipelineResult_Error); ok {
+			return x.Error
+		}
+	}
+	return nil
+}
+
+type isPipelineResult_Result interface {
+	isPipelineResult_Result()
+}
+
+type PipelineResult_Read struct {
+	Read *ReadResponse `protobuf:"bytes,2,opt,name=read,proto3,oneof"`
+}
+
+type PipelineResult_Write struct {
+	// Of a put, a delete or a repair; a repair's is empty.
+	Write *WriteResponse `protobuf:"bytes,3,opt,name=write,proto3,oneof"`
+}
+
+type PipelineResult_Error struct {
+	Error *ItemError `protobuf:"bytes,4,opt,name=error,proto3,oneof"`
+}
+
+func (*PipelineResult_Read) isPipelineResult_Result() {}
+
+func (*PipelineResult_Write) isPipelineResult_Result() {}
+
+func (*PipelineResult_Error) isPipelineResult_Result() {}
+
 var File_pairdb_storage_v1_storage_proto protoreflect.FileDescriptor
 
 const file_pairdb_storage_v1_storage_proto_rawDesc = "" +
@@ -1820,11 +2213,12 @@ const file_pairdb_storage_v1_storage_proto_rawDesc = "" +
 	"\x03ops\x18\x02 \x03(\v2\x1a.pairdb.storage.v1.BatchOpR\x03ops\x12\x16\n" +
 	"\x06atomic\x18\x03 \x01(\bR\x06atomic\x12\x1f\n" +
 	"\vomit_clocks\x18\x04 \x01(\bR\n" +
-	"omitClocks\"Q\n" +
+	"omitClocks\"w\n" +
 	"\tItemError\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\x05R\x04code\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\xaf\x01\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\x12$\n" +
+	"\x0eretry_after_ms\x18\x04 \x01(\rR\fretryAfterMs\"\xaf\x01\n" +
 	"\x10BatchWriteResult\x124\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x1a.pairdb.storage.v1.OutcomeR\aoutcome\x121\n" +
 	"\x05clock\x18\x02 \x01(\v2\x1b.pairdb.data.v1.VectorClockR\x05clock\x122\n" +
@@ -1865,13 +2259,36 @@ const file_pairdb_storage_v1_storage_proto_rawDesc = "" +
 	"\x06ranges\x18\x01 \x03(\v2\x19.pairdb.data.v1.HashRangeR\x06ranges\"^\n" +
 	"\x12StreamKeysResponse\x120\n" +
 	"\arecords\x18\x01 \x03(\v2\x16.pairdb.data.v1.RecordR\arecords\x12\x16\n" +
-	"\x06cursor\x18\x02 \x01(\tR\x06cursor*v\n" +
+	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"{\n" +
+	"\x0fPipelineRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12/\n" +
+	"\x03ops\x18\x02 \x03(\v2\x1d.pairdb.storage.v1.PipelineOpR\x03ops\x12\x1f\n" +
+	"\vomit_clocks\x18\x03 \x01(\bR\n" +
+	"omitClocks\"\x83\x02\n" +
+	"\n" +
+	"PipelineOp\x12\x10\n" +
+	"\x03tag\x18\x01 \x01(\x04R\x03tag\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12/\n" +
+	"\x04read\x18\x03 \x01(\v2\x19.pairdb.storage.v1.ReadOpH\x00R\x04read\x12,\n" +
+	"\x03put\x18\x04 \x01(\v2\x18.pairdb.storage.v1.PutOpH\x00R\x03put\x125\n" +
+	"\x06delete\x18\x05 \x01(\v2\x1b.pairdb.storage.v1.DeleteOpH\x00R\x06delete\x125\n" +
+	"\x06repair\x18\x06 \x01(\v2\x1b.pairdb.storage.v1.RepairOpH\x00R\x06repairB\x04\n" +
+	"\x02op\"\b\n" +
+	"\x06ReadOp\"O\n" +
+	"\x10PipelineResponse\x12;\n" +
+	"\aresults\x18\x01 \x03(\v2!.pairdb.storage.v1.PipelineResultR\aresults\"\xd3\x01\n" +
+	"\x0ePipelineResult\x12\x10\n" +
+	"\x03tag\x18\x01 \x01(\x04R\x03tag\x125\n" +
+	"\x04read\x18\x02 \x01(\v2\x1f.pairdb.storage.v1.ReadResponseH\x00R\x04read\x128\n" +
+	"\x05write\x18\x03 \x01(\v2 .pairdb.storage.v1.WriteResponseH\x00R\x05write\x124\n" +
+	"\x05error\x18\x04 \x01(\v2\x1c.pairdb.storage.v1.ItemErrorH\x00R\x05errorB\b\n" +
+	"\x06result*v\n" +
 	"\aOutcome\x12\x17\n" +
 	"\x13OUTCOME_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fOUTCOME_APPLIED\x10\x01\x12\x15\n" +
 	"\x11OUTCOME_DUPLICATE\x10\x02\x12\x11\n" +
 	"\rOUTCOME_STALE\x10\x03\x12\x13\n" +
-	"\x0fOUTCOME_SIBLING\x10\x042\xb1\x05\n" +
+	"\x0fOUTCOME_SIBLING\x10\x042\x8a\x06\n" +
 	"\x0eStorageService\x12J\n" +
 	"\x05Write\x12\x1f.pairdb.storage.v1.WriteRequest\x1a .pairdb.storage.v1.WriteResponse\x12G\n" +
 	"\x04Read\x12\x1e.pairdb.storage.v1.ReadRequest\x1a\x1f.pairdb.storage.v1.ReadResponse\x12M\n" +
@@ -1882,7 +2299,8 @@ const file_pairdb_storage_v1_storage_proto_rawDesc = "" +
 	"\tBatchRead\x12#.pairdb.storage.v1.BatchReadRequest\x1a$.pairdb.storage.v1.BatchReadResponse\x12\\\n" +
 	"\vGetKeyRange\x12%.pairdb.storage.v1.GetKeyRangeRequest\x1a&.pairdb.storage.v1.GetKeyRangeResponse\x12[\n" +
 	"\n" +
-	"StreamKeys\x12$.pairdb.storage.v1.StreamKeysRequest\x1a%.pairdb.storage.v1.StreamKeysResponse0\x01B<Z:github.com/pairdb/pairdb/proto/pairdb/storage/v1;storagev1b\x06proto3"
+	"StreamKeys\x12$.pairdb.storage.v1.StreamKeysRequest\x1a%.pairdb.storage.v1.StreamKeysResponse0\x01\x12W\n" +
+	"\bPipeline\x12\".pairdb.storage.v1.PipelineRequest\x1a#.pairdb.storage.v1.PipelineResponse(\x010\x01B<Z:github.com/pairdb/pairdb/proto/pairdb/storage/v1;storagev1b\x06proto3"
 
 var (
 	file_pairdb_storage_v1_storage_proto_rawDescOnce sync.Once
@@ -1897,7 +2315,7 @@ func file_pairdb_storage_v1_storage_proto_rawDescGZIP() []byte {
 }
 
 var file_pairdb_storage_v1_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pairdb_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_pairdb_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
 var file_pairdb_storage_v1_storage_proto_goTypes = []any{
 	(Outcome)(0),                // 0: pairdb.storage.v1.Outcome
 	(*WriteRequest)(nil),        // 1: pairdb.storage.v1.WriteRequest
@@ -1925,68 +2343,84 @@ var file_pairdb_storage_v1_storage_proto_goTypes = []any{
 	(*StreamKeysRequest)(nil),   // 23: pairdb.storage.v1.StreamKeysRequest
 	(*HashRanges)(nil),          // 24: pairdb.storage.v1.HashRanges
 	(*StreamKeysResponse)(nil),  // 25: pairdb.storage.v1.StreamKeysResponse
-	(*v1.VectorClock)(nil),      // 26: pairdb.data.v1.VectorClock
-	(*v1.Sibling)(nil),          // 27: pairdb.data.v1.Sibling
-	(*v1.Record)(nil),           // 28: pairdb.data.v1.Record
-	(*v1.KeyRange)(nil),         // 29: pairdb.data.v1.KeyRange
-	(*v1.HashRange)(nil),        // 30: pairdb.data.v1.HashRange
+	(*PipelineRequest)(nil),     // 26: pairdb.storage.v1.PipelineRequest
+	(*PipelineOp)(nil),          // 27: pairdb.storage.v1.PipelineOp
+	(*ReadOp)(nil),              // 28: pairdb.storage.v1.ReadOp
+	(*PipelineResponse)(nil),    // 29: pairdb.storage.v1.PipelineResponse
+	(*PipelineResult)(nil),      // 30: pairdb.storage.v1.PipelineResult
+	(*v1.VectorClock)(nil),      // 31: pairdb.data.v1.VectorClock
+	(*v1.Sibling)(nil),          // 32: pairdb.data.v1.Sibling
+	(*v1.Record)(nil),           // 33: pairdb.data.v1.Record
+	(*v1.KeyRange)(nil),         // 34: pairdb.data.v1.KeyRange
+	(*v1.HashRange)(nil),        // 35: pairdb.data.v1.HashRange
 }
 var file_pairdb_storage_v1_storage_proto_depIdxs = []int32{
-	26, // 0: pairdb.storage.v1.WriteRequest.clock:type_name -> pairdb.data.v1.VectorClock
-	26, // 1: pairdb.storage.v1.WriteRequest.context:type_name -> pairdb.data.v1.VectorClock
+	31, // 0: pairdb.storage.v1.WriteRequest.clock:type_name -> pairdb.data.v1.VectorClock
+	31, // 1: pairdb.storage.v1.WriteRequest.context:type_name -> pairdb.data.v1.VectorClock
 	0,  // 2: pairdb.storage.v1.WriteResponse.outcome:type_name -> pairdb.storage.v1.Outcome
-	26, // 3: pairdb.storage.v1.WriteResponse.clock:type_name -> pairdb.data.v1.VectorClock
-	26, // 4: pairdb.storage.v1.ReadResponse.clock:type_name -> pairdb.data.v1.VectorClock
-	27, // 5: pairdb.storage.v1.ReadResponse.siblings:type_name -> pairdb.data.v1.Sibling
-	26, // 6: pairdb.storage.v1.DeleteRequest.clock:type_name -> pairdb.data.v1.VectorClock
-	26, // 7: pairdb.storage.v1.DeleteRequest.context:type_name -> pairdb.data.v1.VectorClock
+	31, // 3: pairdb.storage.v1.WriteResponse.clock:type_name -> pairdb.data.v1.VectorClock
+	31, // 4: pairdb.storage.v1.ReadResponse.clock:type_name -> pairdb.data.v1.VectorClock
+	32, // 5: pairdb.storage.v1.ReadResponse.siblings:type_name -> pairdb.data.v1.Sibling
+	31, // 6: pairdb.storage.v1.DeleteRequest.clock:type_name -> pairdb.data.v1.VectorClock
+	31, // 7: pairdb.storage.v1.DeleteRequest.context:type_name -> pairdb.data.v1.VectorClock
 	0,  // 8: pairdb.storage.v1.DeleteResponse.outcome:type_name -> pairdb.storage.v1.Outcome
-	26, // 9: pairdb.storage.v1.DeleteResponse.clock:type_name -> pairdb.data.v1.VectorClock
-	28, // 10: pairdb.storage.v1.RepairRequest.record:type_name -> pairdb.data.v1.Record
+	31, // 9: pairdb.storage.v1.DeleteResponse.clock:type_name -> pairdb.data.v1.VectorClock
+	33, // 10: pairdb.storage.v1.RepairRequest.record:type_name -> pairdb.data.v1.Record
 	10, // 11: pairdb.storage.v1.BatchOp.put:type_name -> pairdb.storage.v1.PutOp
 	11, // 12: pairdb.storage.v1.BatchOp.delete:type_name -> pairdb.storage.v1.DeleteOp
 	12, // 13: pairdb.storage.v1.BatchOp.repair:type_name -> pairdb.storage.v1.RepairOp
-	26, // 14: pairdb.storage.v1.PutOp.clock:type_name -> pairdb.data.v1.VectorClock
-	26, // 15: pairdb.storage.v1.PutOp.context:type_name -> pairdb.data.v1.VectorClock
-	26, // 16: pairdb.storage.v1.DeleteOp.clock:type_name -> pairdb.data.v1.VectorClock
-	26, // 17: pairdb.storage.v1.DeleteOp.context:type_name -> pairdb.data.v1.VectorClock
-	27, // 18: pairdb.storage.v1.RepairOp.siblings:type_name -> pairdb.data.v1.Sibling
+	31, // 14: pairdb.storage.v1.PutOp.clock:type_name -> pairdb.data.v1.VectorClock
+	31, // 15: pairdb.storage.v1.PutOp.context:type_name -> pairdb.data.v1.VectorClock
+	31, // 16: pairdb.storage.v1.DeleteOp.clock:type_name -> pairdb.data.v1.VectorClock
+	31, // 17: pairdb.storage.v1.DeleteOp.context:type_name -> pairdb.data.v1.VectorClock
+	32, // 18: pairdb.storage.v1.RepairOp.siblings:type_name -> pairdb.data.v1.Sibling
 	9,  // 19: pairdb.storage.v1.BatchWriteRequest.ops:type_name -> pairdb.storage.v1.BatchOp
 	0,  // 20: pairdb.storage.v1.BatchWriteResult.outcome:type_name -> pairdb.storage.v1.Outcome
-	26, // 21: pairdb.storage.v1.BatchWriteResult.clock:type_name -> pairdb.data.v1.VectorClock
+	31, // 21: pairdb.storage.v1.BatchWriteResult.clock:type_name -> pairdb.data.v1.VectorClock
 	14, // 22: pairdb.storage.v1.BatchWriteResult.error:type_name -> pairdb.storage.v1.ItemError
 	15, // 23: pairdb.storage.v1.BatchWriteResponse.results:type_name -> pairdb.storage.v1.BatchWriteResult
 	4,  // 24: pairdb.storage.v1.BatchReadResult.response:type_name -> pairdb.storage.v1.ReadResponse
 	14, // 25: pairdb.storage.v1.BatchReadResult.error:type_name -> pairdb.storage.v1.ItemError
 	18, // 26: pairdb.storage.v1.BatchReadResponse.results:type_name -> pairdb.storage.v1.BatchReadResult
-	29, // 27: pairdb.storage.v1.GetKeyRangeRequest.range:type_name -> pairdb.data.v1.KeyRange
-	26, // 28: pairdb.storage.v1.KeyEntry.clock:type_name -> pairdb.data.v1.VectorClock
+	34, // 27: pairdb.storage.v1.GetKeyRangeRequest.range:type_name -> pairdb.data.v1.KeyRange
+	31, // 28: pairdb.storage.v1.KeyEntry.clock:type_name -> pairdb.data.v1.VectorClock
 	21, // 29: pairdb.storage.v1.GetKeyRangeResponse.keys:type_name -> pairdb.storage.v1.KeyEntry
-	29, // 30: pairdb.storage.v1.StreamKeysRequest.range:type_name -> pairdb.data.v1.KeyRange
+	34, // 30: pairdb.storage.v1.StreamKeysRequest.range:type_name -> pairdb.data.v1.KeyRange
 	24, // 31: pairdb.storage.v1.StreamKeysRequest.hash_ranges:type_name -> pairdb.storage.v1.HashRanges
-	30, // 32: pairdb.storage.v1.HashRanges.ranges:type_name -> pairdb.data.v1.HashRange
-	28, // 33: pairdb.storage.v1.StreamKeysResponse.records:type_name -> pairdb.data.v1.Record
-	1,  // 34: pairdb.storage.v1.StorageService.Write:input_type -> pairdb.storage.v1.WriteRequest
-	3,  // 35: pairdb.storage.v1.StorageService.Read:input_type -> pairdb.storage.v1.ReadRequest
-	5,  // 36: pairdb.storage.v1.StorageService.Delete:input_type -> pairdb.storage.v1.DeleteRequest
-	7,  // 37: pairdb.storage.v1.StorageService.Repair:input_type -> pairdb.storage.v1.RepairRequest
-	13, // 38: pairdb.storage.v1.StorageService.BatchWrite:input_type -> pairdb.storage.v1.BatchWriteRequest
-	17, // 39: pairdb.storage.v1.StorageService.BatchRead:input_type -> pairdb.storage.v1.BatchReadRequest
-	20, // 40: pairdb.storage.v1.StorageService.GetKeyRange:input_type -> pairdb.storage.v1.GetKeyRangeRequest
-	23, // 41: pairdb.storage.v1.StorageService.StreamKeys:input_type -> pairdb.storage.v1.StreamKeysRequest
-	2,  // 42: pairdb.storage.v1.StorageService.Write:output_type -> pairdb.storage.v1.WriteResponse
-	4,  // 43: pairdb.storage.v1.StorageService.Read:output_type -> pairdb.storage.v1.ReadResponse
-	6,  // 44: pairdb.storage.v1.StorageService.Delete:output_type -> pairdb.storage.v1.DeleteResponse
-	8,  // 45: pairdb.storage.v1.StorageService.Repair:output_type -> pairdb.storage.v1.RepairResponse
-	16, // 46: pairdb.storage.v1.StorageService.BatchWrite:output_type -> pairdb.storage.v1.BatchWriteResponse
-	19, // 47: pairdb.storage.v1.StorageService.BatchRead:output_type -> pairdb.storage.v1.BatchReadResponse
-	22, // 48: pairdb.storage.v1.StorageService.GetKeyRange:output_type -> pairdb.storage.v1.GetKeyRangeResponse
-	25, // 49: pairdb.storage.v1.StorageService.StreamKeys:output_type -> pairdb.storage.v1.StreamKeysResponse
-	42, // [42:50] is the sub-list for method output_type
-	34, // [34:42] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	35, // 32: pairdb.storage.v1.HashRanges.ranges:type_name -> pairdb.data.v1.HashRange
+	33, // 33: pairdb.storage.v1.StreamKeysResponse.records:type_name -> pairdb.data.v1.Record
+	27, // 34: pairdb.storage.v1.PipelineRequest.ops:type_name -> pairdb.storage.v1.PipelineOp
+	28, // 35: pairdb.storage.v1.PipelineOp.read:type_name -> pairdb.storage.v1.ReadOp
+	10, // 36: pairdb.storage.v1.PipelineOp.put:type_name -> pairdb.storage.v1.PutOp
+	11, // 37: pairdb.storage.v1.PipelineOp.delete:type_name -> pairdb.storage.v1.DeleteOp
+	12, // 38: pairdb.storage.v1.PipelineOp.repair:type_name -> pairdb.storage.v1.RepairOp
+	30, // 39: pairdb.storage.v1.PipelineResponse.results:type_name -> pairdb.storage.v1.PipelineResult
+	4,  // 40: pairdb.storage.v1.PipelineResult.read:type_name -> pairdb.storage.v1.ReadResponse
+	2,  // 41: pairdb.storage.v1.PipelineResult.write:type_name -> pairdb.storage.v1.WriteResponse
+	14, // 42: pairdb.storage.v1.PipelineResult.error:type_name -> pairdb.storage.v1.ItemError
+	1,  // 43: pairdb.storage.v1.StorageService.Write:input_type -> pairdb.storage.v1.WriteRequest
+	3,  // 44: pairdb.storage.v1.StorageService.Read:input_type -> pairdb.storage.v1.ReadRequest
+	5,  // 45: pairdb.storage.v1.StorageService.Delete:input_type -> pairdb.storage.v1.DeleteRequest
+	7,  // 46: pairdb.storage.v1.StorageService.Repair:input_type -> pairdb.storage.v1.RepairRequest
+	13, // 47: pairdb.storage.v1.StorageService.BatchWrite:input_type -> pairdb.storage.v1.BatchWriteRequest
+	17, // 48: pairdb.storage.v1.StorageService.BatchRead:input_type -> pairdb.storage.v1.BatchReadRequest
+	20, // 49: pairdb.storage.v1.StorageService.GetKeyRange:input_type -> pairdb.storage.v1.GetKeyRangeRequest
+	23, // 50: pairdb.storage.v1.StorageService.StreamKeys:input_type -> pairdb.storage.v1.StreamKeysRequest
+	26, // 51: pairdb.storage.v1.StorageService.Pipeline:input_type -> pairdb.storage.v1.PipelineRequest
+	2,  // 52: pairdb.storage.v1.StorageService.Write:output_type -> pairdb.storage.v1.WriteResponse
+	4,  // 53: pairdb.storage.v1.StorageService.Read:output_type -> pairdb.storage.v1.ReadResponse
+	6,  // 54: pairdb.storage.v1.StorageService.Delete:output_type -> pairdb.storage.v1.DeleteResponse
+	8,  // 55: pairdb.storage.v1.StorageService.Repair:output_type -> pairdb.storage.v1.RepairResponse
+	16, // 56: pairdb.storage.v1.StorageService.BatchWrite:output_type -> pairdb.storage.v1.BatchWriteResponse
+	19, // 57: pairdb.storage.v1.StorageService.BatchRead:output_type -> pairdb.storage.v1.BatchReadResponse
+	22, // 58: pairdb.storage.v1.StorageService.GetKeyRange:output_type -> pairdb.storage.v1.GetKeyRangeResponse
+	25, // 59: pairdb.storage.v1.StorageService.StreamKeys:output_type -> pairdb.storage.v1.StreamKeysResponse
+	29, // 60: pairdb.storage.v1.StorageService.Pipeline:output_type -> pairdb.storage.v1.PipelineResponse
+	52, // [52:61] is the sub-list for method output_type
+	43, // [43:52] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_pairdb_storage_v1_storage_proto_init() }
@@ -2019,13 +2453,24 @@ func file_pairdb_storage_v1_storage_proto_init() {
 		(*StreamKeysRequest_Range)(nil),
 		(*StreamKeysRequest_HashRanges)(nil),
 	}
+	file_pairdb_storage_v1_storage_proto_msgTypes[26].OneofWrappers = []any{
+		(*PipelineOp_Read)(nil),
+		(*PipelineOp_Put)(nil),
+		(*PipelineOp_Delete)(nil),
+		(*PipelineOp_Repair)(nil),
+	}
+	file_pairdb_storage_v1_storage_proto_msgTypes[29].OneofWrappers = []any{
+		(*PipelineResult_Read)(nil),
+		(*PipelineResult_Write)(nil),
+		(*PipelineResult_Error)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pairdb_storage_v1_storage_proto_rawDesc), len(file_pairdb_storage_v1_storage_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   25,
+			NumMessages:   30,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

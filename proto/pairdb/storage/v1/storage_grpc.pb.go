@@ -29,6 +29,7 @@ const (
 	StorageService_BatchRead_FullMethodName   = "/pairdb.storage.v1.StorageService/BatchRead"
 	StorageService_GetKeyRange_FullMethodName = "/pairdb.storage.v1.StorageService/GetKeyRange"
 	StorageService_StreamKeys_FullMethodName  = "/pairdb.storage.v1.StorageService/StreamKeys"
+	StorageService_Pipeline_FullMethodName    = "/pairdb.storage.v1.StorageService/Pipeline"
 )
 
 // StorageServiceClient is the client API for StorageService service.
@@ -58,6 +59,26 @@ type StorageServiceClient interface {
 	GetKeyRange(ctx context.Context, in *GetKeyRangeRequest, opts ...grpc.CallOption) (*GetKeyRangeResponse, error)
 	// StreamKeys sends the records of a range from one snapshot, in key order.
 	StreamKeys(ctx context.Context, in *StreamKeysRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamKeysResponse], error)
+	// Pipeline takes operations and answers each under its tag, over one stream: each message carries
+	// as many as there are, so that its cost is shared.
+	//
+	// Order. Writes, deletes and repairs are applied in the order in which they are sent. Answers come
+	// in any order: that of a read does not wait for a write in front of it, which has to become
+	// durable first. A read sees every write that was answered before the read was sent; whether it
+	// sees one that has no answer yet is left open. Who wants to read what it wrote waits for the
+	// write's answer.
+	//
+	// Errors. What concerns one operation is its answer, and the stream goes on. What concerns the
+	// stream (a message that can't be parsed or is over a limit, a node that stops) ends it with a
+	// status. Operations without an answer then may have been applied or not.
+	//
+	// End. After the client's half close the node answers all that is outstanding and ends the stream
+	// with OK. Cancelling or the deadline ends it at once.
+	//
+	// Back-pressure. The node stops to receive while 4,096 operations of the stream, or 4 MiB of
+	// answers, wait to be sent. A client that takes no answer for a minute while there are some loses
+	// the stream with the reason SLOW_READER.
+	Pipeline(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PipelineRequest, PipelineResponse], error)
 }
 
 type storageServiceClient struct {
@@ -157,6 +178,19 @@ func (c *storageServiceClient) StreamKeys(ctx context.Context, in *StreamKeysReq
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type StorageService_StreamKeysClient = grpc.ServerStreamingClient[StreamKeysResponse]
 
+func (c *storageServiceClient) Pipeline(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PipelineRequest, PipelineResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &StorageService_ServiceDesc.Streams[1], StorageService_Pipeline_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PipelineRequest, PipelineResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StorageService_PipelineClient = grpc.BidiStreamingClient[PipelineRequest, PipelineResponse]
+
 // StorageServiceServer is the server API for StorageService service.
 // All implementations must embed UnimplementedStorageServiceServer
 // for forward compatibility.
@@ -184,6 +218,26 @@ type StorageServiceServer interface {
 	GetKeyRange(context.Context, *GetKeyRangeRequest) (*GetKeyRangeResponse, error)
 	// StreamKeys sends the records of a range from one snapshot, in key order.
 	StreamKeys(*StreamKeysRequest, grpc.ServerStreamingServer[StreamKeysResponse]) error
+	// Pipeline takes operations and answers each under its tag, over one stream: each message carries
+	// as many as there are, so that its cost is shared.
+	//
+	// Order. Writes, deletes and repairs are applied in the order in which they are sent. Answers come
+	// in any order: that of a read does not wait for a write in front of it, which has to become
+	// durable first. A read sees every write that was answered before the read was sent; whether it
+	// sees one that has no answer yet is left open. Who wants to read what it wrote waits for the
+	// write's answer.
+	//
+	// Errors. What concerns one operation is its answer, and the stream goes on. What concerns the
+	// stream (a message that can't be parsed or is over a limit, a node that stops) ends it with a
+	// status. Operations without an answer then may have been applied or not.
+	//
+	// End. After the client's half close the node answers all that is outstanding and ends the stream
+	// with OK. Cancelling or the deadline ends it at once.
+	//
+	// Back-pressure. The node stops to receive while 4,096 operations of the stream, or 4 MiB of
+	// answers, wait to be sent. A client that takes no answer for a minute while there are some loses
+	// the stream with the reason SLOW_READER.
+	Pipeline(grpc.BidiStreamingServer[PipelineRequest, PipelineResponse]) error
 	mustEmbedUnimplementedStorageServiceServer()
 }
 
@@ -217,6 +271,9 @@ func (UnimplementedStorageServiceServer) GetKeyRange(context.Context, *GetKeyRan
 }
 func (UnimplementedStorageServiceServer) StreamKeys(*StreamKeysRequest, grpc.ServerStreamingServer[StreamKeysResponse]) error {
 	return status.Error(codes.Unimplemented, "method StreamKeys not implemented")
+}
+func (UnimplementedStorageServiceServer) Pipeline(grpc.BidiStreamingServer[PipelineRequest, PipelineResponse]) error {
+	return status.Error(codes.Unimplemented, "method Pipeline not implemented")
 }
 func (UnimplementedStorageServiceServer) mustEmbedUnimplementedStorageServiceServer() {}
 func (UnimplementedStorageServiceServer) testEmbeddedByValue()                        {}
@@ -376,6 +433,13 @@ func _StorageService_StreamKeys_Handler(srv interface{}, stream grpc.ServerStrea
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type StorageService_StreamKeysServer = grpc.ServerStreamingServer[StreamKeysResponse]
 
+func _StorageService_Pipeline_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(StorageServiceServer).Pipeline(&grpc.GenericServerStream[PipelineRequest, PipelineResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StorageService_PipelineServer = grpc.BidiStreamingServer[PipelineRequest, PipelineResponse]
+
 // StorageService_ServiceDesc is the grpc.ServiceDesc for StorageService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -417,6 +481,12 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "StreamKeys",
 			Handler:       _StorageService_StreamKeys_Handler,
 			ServerStreams: true,
+		},
+		{
+			StreamName:    "Pipeline",
+			Handler:       _StorageService_Pipeline_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "pairdb/storage/v1/storage.proto",

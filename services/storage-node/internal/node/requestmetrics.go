@@ -43,7 +43,7 @@ func (m *requestMetrics) kind(labels prometheus.Labels, name, what string) reque
 	prefix := "pairdb_storage_" + name + "_"
 	total := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: prefix + "requests_total", ConstLabels: labels,
-		Help: what + ", by result: success, rejected (the caller's fault, or told to come back), error.",
+		Help: what + ", operations of pipelines one by one, by result: success, rejected (the caller's fault, or told to come back), error.",
 	}, []string{"result"})
 	duration := prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: prefix + "requests_duration_seconds", ConstLabels: labels, Buckets: durationBuckets,
@@ -57,7 +57,7 @@ func (m *requestMetrics) kind(labels prometheus.Labels, name, what string) reque
 	if name == "write" || name == "read" {
 		bytes := prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: prefix + "requests_bytes", ConstLabels: labels, Buckets: sizeBuckets,
-			Help: what + ": bytes of values in a request.",
+			Help: what + ": bytes of values in a request or in a message of a pipeline.",
 		})
 		items := prometheus.NewCounter(prometheus.CounterOpts{
 			Name: prefix + "items_total", ConstLabels: labels, Help: what + ": keys, each item of a batch counted.",
@@ -83,6 +83,27 @@ func (m *requestMetrics) observe(c server.Call) {
 	if k.bytes != nil && c.Code == codes.OK {
 		k.bytes.Observe(float64(bytes))
 		k.items.Add(float64(items))
+	}
+}
+
+// pipelined records the operations of a message of a pipeline: each counts as a request. How long one
+// takes is the client's to measure.
+func (m *requestMetrics) pipelined(p server.Pipelined) {
+	m.read.add(p.Reads, p.RejectedReads, p.FailedReads, p.ReadBytes)
+	m.write.add(p.Writes, p.RejectedWrites, p.FailedWrites, p.WriteBytes)
+}
+
+func (k *requestKind) add(success, rejected, failed, bytes int) {
+	if success > 0 {
+		k.success.Add(float64(success))
+		k.items.Add(float64(success))
+		k.bytes.Observe(float64(bytes))
+	}
+	if rejected > 0 {
+		k.rejected.Add(float64(rejected))
+	}
+	if failed > 0 {
+		k.failed.Add(float64(failed))
 	}
 }
 

@@ -42,7 +42,7 @@ func (n *Node) runStorage() error {
 	if err != nil {
 		return err
 	}
-	n.server.Open(server.Backend{Store: s.store, Engine: s.engine, Snapshots: s.snapshots, LocalMode: n.cfg.CompactionLocal})
+	n.server.Open(server.Backend{Store: s.store, Engine: s.engine, Snapshots: s.snapshots, LocalMode: n.cfg.CompactionLocal, Pipelined: n.request.pipelined})
 	close(n.opened)
 	if n.state.enter(server.StateServing, "") {
 		n.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)

@@ -10,6 +10,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 )
 
 // codec is gRPC's own, but for messages that cannot be parsed: gRPC answers them with INTERNAL and
@@ -40,7 +42,16 @@ const (
 func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 	message, ok := v.(proto.Message)
 	if !ok {
-		return c.CodecV2.Unmarshal(data, v)
+		raw, ok := v.(*rawMessage)
+		if !ok {
+			return c.CodecV2.Unmarshal(data, v)
+		}
+		raw.buffer = data.MaterializeToBuffer(mem.DefaultBufferPool())
+		raw.data = raw.buffer.ReadOnlyData()
+		if len(raw.data) > countFrom && countParts(raw.data, pipelineRequest, 0) > maxParts {
+			raw.err = fmt.Errorf("%w: more than %d elements", errMalformed, maxParts)
+		}
+		return nil
 	}
 	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buf.Free()
@@ -53,6 +64,16 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 		complain(message, err.Error())
 	}
 	return nil
+}
+
+var pipelineRequest = (*storagev1.PipelineRequest)(nil).ProtoReflect().Descriptor()
+
+// Marshal encodes v. Answers of a pipeline are encoded already.
+func (c codec) Marshal(v any) (mem.BufferSlice, error) {
+	if a, ok := v.(answers); ok {
+		return a.message(), nil
+	}
+	return c.CodecV2.Marshal(v)
 }
 
 // countParts counts the messages and list elements in an encoded message, without allocating any.
@@ -89,6 +110,9 @@ func complain(message proto.Message, text string) {
 
 // malformed returns the complaint about a message that could not be parsed, or nil.
 func malformed(v any) error {
+	if raw, ok := v.(*rawMessage); ok {
+		return raw.err
+	}
 	message, ok := v.(proto.Message)
 	if !ok {
 		return nil

@@ -152,7 +152,18 @@ func (r row) message(err error) string {
 // itemError returns what the call of one item of a batch would have answered.
 func itemError(err error) *storagev1.ItemError {
 	r := lookup(err)
-	return &storagev1.ItemError{Code: int32(r.code), Reason: r.reason, Message: r.message(err)}
+	return &storagev1.ItemError{
+		Code: int32(r.code), Reason: r.reason, Message: strings.ToValidUTF8(r.message(err), "?"), RetryAfterMs: retryMillis(r.retry),
+	}
+}
+
+// nodesFault reports whether a code says that the node failed, and not the caller.
+func nodesFault(c codes.Code) bool {
+	switch c {
+	case codes.Internal, codes.DataLoss, codes.Unknown, codes.Unavailable, codes.DeadlineExceeded:
+		return true
+	}
+	return false
 }
 
 // maxDetailBytes bounds the siblings in an error: details travel in headers, which many peers cut

@@ -164,7 +164,7 @@ func TestMalformedMessagesAreInvalidArguments(t *testing.T) {
 
 func TestUnknownMethodHasAReason(t *testing.T) {
 	w := start(t)
-	err := w.conn.Invoke(t.Context(), "/pairdb.storage.v1.StorageService/Pipeline", &storagev1.ReadRequest{}, &storagev1.ReadResponse{})
+	err := w.conn.Invoke(t.Context(), "/pairdb.storage.v1.StorageService/Unknown", &storagev1.ReadRequest{}, &storagev1.ReadResponse{})
 	require.Equal(t, refusal{code: codes.Unimplemented, reason: "UNIMPLEMENTED"}, refused(t, err))
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 
 	"github.com/pairdb/pairdb/libs/causal"
@@ -18,8 +17,9 @@ type fakeEngine struct {
 	mu      sync.Mutex
 	data    map[string][]byte
 	seq     ikey.Seq
-	fail    error  // of every call, when set
-	hook    func() // before every call, when set; without the lock
+	fail    error        // of every call, when set
+	hook    func()       // before every call, when set; without the lock
+	wait    func() error // of WaitDurable, when set
 	tables  []engine.TableInfo
 	numbers engine.Metrics
 	ranges  [][2][]byte // of Compact
@@ -48,15 +48,17 @@ func (f *fakeEngine) set(change func(*fakeEngine)) {
 type fakeBatch struct {
 	keys, values []string
 	merge        []bool
+	bytes        int
 }
 
 func (b *fakeBatch) SetIfUnchanged(key, value []byte, _ ikey.Seq) { b.add(key, value, false) }
 func (b *fakeBatch) Merge(key, value []byte)                      { b.add(key, value, true) }
 func (b *fakeBatch) add(key, value []byte, merge bool) {
 	b.keys, b.values, b.merge = append(b.keys, string(key)), append(b.values, string(value)), append(b.merge, merge)
+	b.bytes += len(value)
 }
 func (b *fakeBatch) Len() int   { return len(b.keys) }
-func (b *fakeBatch) Bytes() int { return len(strings.Join(b.values, "")) }
+func (b *fakeBatch) Bytes() int { return b.bytes }
 func (b *fakeBatch) Reset()     { *b = fakeBatch{} }
 
 func (f *fakeEngine) NewBatch() store.Batch { return &fakeBatch{} }
@@ -83,7 +85,15 @@ func (f *fakeEngine) Submit(b store.Batch) (ikey.Seq, error) {
 	return f.seq, nil
 }
 
-func (f *fakeEngine) WaitDurable(ikey.Seq) error { return f.enter() }
+func (f *fakeEngine) WaitDurable(ikey.Seq) error {
+	f.mu.Lock()
+	wait := f.wait
+	f.mu.Unlock()
+	if wait != nil {
+		return wait()
+	}
+	return f.enter()
+}
 
 func (f *fakeEngine) Get(key, dst []byte) ([]byte, bool, error) {
 	if err := f.enter(); err != nil {

@@ -70,6 +70,8 @@ type Backend struct {
 	Snapshots Snapshots
 	// LocalMode is the configured mode of compaction in this process.
 	LocalMode string
+	// Pipelined is called for each message of a pipeline; it must return at once. May be nil.
+	Pipelined func(Pipelined)
 }
 
 // Server holds the services of a node. They may be registered before there is a backend: until

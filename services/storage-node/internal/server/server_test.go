@@ -36,6 +36,8 @@ type world struct {
 	mu    sync.Mutex
 	calls []Call
 	phase State
+
+	pipelined func(Pipelined)
 }
 
 // start starts a server; setup may change it before it serves.
@@ -50,7 +52,7 @@ func start(t *testing.T, setup ...func(*world, *Options)) *world {
 	st, err := store.New(w.engine, store.Options{NodeID: "n1"})
 	require.NoError(t, err)
 	if w.phase != StateRecovering {
-		w.server.Open(Backend{Store: st, Engine: w.engine, Snapshots: w.snapshots, LocalMode: "auto"})
+		w.server.Open(Backend{Store: st, Engine: w.engine, Snapshots: w.snapshots, LocalMode: "auto", Pipelined: w.pipelined})
 	}
 	w.grpc = w.server.GRPC(o, health.NewServer())
 	storagev1.RegisterStorageServiceServer(w.grpc, w.server.Storage())

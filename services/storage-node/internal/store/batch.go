@@ -53,21 +53,63 @@ type BatchWriteRequest struct {
 // one key are applied in their order, and each sees the ones before it. There is one result per
 // operation; an error of the call means that nothing is acknowledged.
 func (s *Store) BatchWrite(ctx context.Context, r BatchWriteRequest) ([]OpResult, error) {
+	results := make([]OpResult, min(len(r.Ops), MaxBatchOps))
+	pending, err := s.Submit(ctx, r, results)
+	if err == nil {
+		err = pending.Wait()
+	}
+	if err != nil {
+		return nil, err
+	}
+	return results, nil
+}
+
+// Submit is the first half of BatchWrite: it applies the operations and fills results, which has
+// one zero element for each. The results must not be told to anyone before Pending.Wait returned nil.
+// Operations of a later Submit are applied after those of an earlier one that has returned.
+func (s *Store) Submit(ctx context.Context, r BatchWriteRequest, results []OpResult) (Pending, error) {
 	if len(r.Ops) > MaxBatchOps {
-		return nil, refuse(ReasonBatch, "batch has %d operations, at most %d allowed", len(r.Ops), MaxBatchOps)
+		return Pending{}, refuse(ReasonBatch, "batch has %d operations, at most %d allowed", len(r.Ops), MaxBatchOps)
 	}
 	size := 0
 	for i := range r.Ops {
 		size += opBytes(&r.Ops[i])
 	}
 	if size > MaxBatchBytes {
-		return nil, refuse(ReasonBatch, "batch has %d bytes, at most %d allowed", size, MaxBatchBytes)
+		return Pending{}, refuse(ReasonBatch, "batch has %d bytes, at most %d allowed", size, MaxBatchBytes)
 	}
-	results := make([]OpResult, len(r.Ops))
-	if err := s.write(ctx, r.Tenant, r.Ops, results, mode{atomic: r.Atomic, omitClocks: r.OmitClocks}); err != nil {
-		return nil, err
+	return s.submit(ctx, r.Tenant, r.Ops, results, mode{atomic: r.Atomic, omitClocks: r.OmitClocks})
+}
+
+// Pending are writes that were applied and may be told of once they are durable. It is a value: it
+// needs no release.
+type Pending struct {
+	s   *Store
+	seq ikey.Seq // 0: there is nothing to wait for
+}
+
+// Done reports whether there is nothing to wait for.
+func (p Pending) Done() bool { return p.seq == 0 }
+
+// Later returns the one of both, of one store, that is durable last: then the other one is too.
+func (p Pending) Later(o Pending) Pending {
+	if o.seq > p.seq {
+		return o
 	}
-	return results, nil
+	return p
+}
+
+// Wait returns nil when the results that Submit gave are true whatever happens. On an error it is
+// not known whether they ever will be. It is not given up with any context: the writes can't be
+// taken back, and the next sync ends it.
+func (p Pending) Wait() error {
+	if p.seq == 0 {
+		return nil
+	}
+	if err := p.s.e.WaitDurable(p.seq); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	return nil
 }
 
 // mode says how a call wants its operations applied and answered.
@@ -112,32 +154,28 @@ func (s *Store) release(sc *scratch) {
 // ingests and range deletes do, so even a second time is rare.
 const maxAttempts = 16
 
-// write is every write of this package. An error means that nothing is acknowledged; with atomic
+// submit is every write of this package. An error means that nothing is acknowledged; with atomic
 // any operation's error is the error of all.
-func (s *Store) write(ctx context.Context, tenant string, ops []Op, results []OpResult, m mode) error {
+func (s *Store) submit(ctx context.Context, tenant string, ops []Op, results []OpResult, m mode) (Pending, error) {
 	if err := checkTenant(tenant); err != nil {
-		return err
+		return Pending{}, err
 	}
 	if err := ctx.Err(); err != nil {
-		return err
+		return Pending{}, err
 	}
 	sc := s.scratch.Get().(*scratch)
 	defer s.release(sc)
 	if err := s.prepare(sc, tenant, ops, results, m); err != nil {
-		return err
+		return Pending{}, err
 	}
 	durable, err := s.applyLocked(ctx, sc, ops, results, m)
 	if err != nil {
-		return err
+		return Pending{}, err
 	}
-	if s.opts.AckBeforeDurable || durable == 0 {
-		return nil
+	if s.opts.AckBeforeDurable {
+		durable = 0
 	}
-	// Not given up with the context: the write can't be taken back, and the next sync ends this.
-	if err := s.e.WaitDurable(durable); err != nil {
-		return fmt.Errorf("write: %w", err)
-	}
-	return nil
+	return Pending{s: s, seq: durable}, nil
 }
 
 // applyLocked is applyAll under the stripes of the keys, which are free again even after a panic: the

@@ -67,7 +67,11 @@ func (s *Store) Repair(ctx context.Context, r RepairRequest) error {
 
 func (s *Store) one(ctx context.Context, tenant string, o Op) (WriteResult, error) {
 	ops, results := [1]Op{o}, [1]OpResult{}
-	if err := s.write(ctx, tenant, ops[:], results[:], mode{atomic: true}); err != nil {
+	pending, err := s.submit(ctx, tenant, ops[:], results[:], mode{atomic: true})
+	if err == nil {
+		err = pending.Wait()
+	}
+	if err != nil {
 		return WriteResult{}, err
 	}
 	return results[0].WriteResult, nil
