@@ -236,16 +236,22 @@ func (b *Batch) Reset() {
 	b.ops, b.bytes = b.ops[:0], 0
 }
 
-// ItemError is the refusal of one item of a batch.
+// ItemError is the refusal of one item of a batch or a pipeline.
 type ItemError struct {
-	// Index of the item in the batch.
+	// Index of the item in the batch; -1 for an operation of a pipeline.
 	Index int
 	// Code, Reason and Message are those of the single call.
 	Code            codes.Code
 	Reason, Message string
+	// RetryAfter is when the same operation may succeed; 0 when a repeat can't help, or when the
+	// node did not say.
+	RetryAfter time.Duration
 }
 
 func (e *ItemError) Error() string {
+	if e.Index < 0 {
+		return fmt.Sprintf("%s (%s)", e.Message, e.Reason)
+	}
 	return fmt.Sprintf("item %d: %s (%s)", e.Index, e.Message, e.Reason)
 }
 
@@ -269,7 +275,7 @@ func (c *Client) Write(ctx context.Context, b *Batch) error {
 	var errs []error
 	for i, r := range resp.Results {
 		if r.Error != nil {
-			errs = append(errs, &ItemError{Index: i, Code: codes.Code(r.Error.Code), Reason: r.Error.Reason, Message: r.Error.Message})
+			errs = append(errs, itemError(i, r.Error))
 		}
 	}
 	return errors.Join(errs...)
@@ -285,7 +291,7 @@ func (c *Client) GetMany(ctx context.Context, keys []string) ([]Value, error) {
 	values := make([]Value, 0, len(resp.Results))
 	for i, r := range resp.Results {
 		if r.Error != nil {
-			return nil, &ItemError{Index: i, Code: codes.Code(r.Error.Code), Reason: r.Error.Reason, Message: r.Error.Message}
+			return nil, itemError(i, r.Error)
 		}
 		values = append(values, toValue(r.Response))
 	}

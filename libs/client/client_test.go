@@ -27,6 +27,12 @@ type node struct {
 	write  func(*storagev1.WriteRequest) (*storagev1.WriteResponse, error)
 	batch  func(*storagev1.BatchWriteRequest) (*storagev1.BatchWriteResponse, error)
 	stream func(*storagev1.StreamKeysRequest, grpc.ServerStreamingServer[storagev1.StreamKeysResponse]) error
+
+	pipeline func(grpc.BidiStreamingServer[storagev1.PipelineRequest, storagev1.PipelineResponse]) error
+}
+
+func (n *node) Pipeline(s grpc.BidiStreamingServer[storagev1.PipelineRequest, storagev1.PipelineResponse]) error {
+	return n.pipeline(s)
 }
 
 func (n *node) Write(_ context.Context, r *storagev1.WriteRequest) (*storagev1.WriteResponse, error) {

@@ -68,3 +68,34 @@ func ExampleClient_Scan() {
 		}
 	}
 }
+
+// Operations of a pipeline share messages and syncs: begin many, then wait.
+func ExampleClient_Pipeline() {
+	ctx := context.Background()
+	c, err := client.New("127.0.0.1:8080", client.Options{})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer c.Close()
+	p, err := c.Pipeline(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	var writes []*client.Future[client.Result]
+	for i := range 1000 {
+		writes = append(writes, p.Put(fmt.Sprintf("reading/%04d", i), []byte("21.5")))
+	}
+	for _, w := range writes {
+		if _, err := w.Wait(ctx); err != nil { // durable when it is nil
+			log.Print(err)
+		}
+	}
+	first, err := p.Get("reading/0000").Wait(ctx)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(string(first.Bytes))
+	if err := p.Close(); err != nil {
+		log.Fatal(err)
+	}
+}

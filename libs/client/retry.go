@@ -58,6 +58,10 @@ func (r *retrier) wait(ctx context.Context, err error) bool {
 // Retryable reports whether the same call may succeed later: the node could not be reached, is
 // starting or stopping, or asked to come back.
 func Retryable(err error) bool {
+	var item *ItemError
+	if errors.As(err, &item) {
+		return item.RetryAfter > 0
+	}
 	switch status.Code(unwrapStatus(err)) {
 	case codes.Unavailable:
 		return true
