@@ -26,6 +26,7 @@ help: ## list the targets
 .PHONY: deps
 deps: ## download the Go modules
 	@for m in $(MODULES); do (cd $$m && go mod download); done
+	@cd integration/bench && GOWORK=off go mod download
 
 .PHONY: build
 build: ## build the binaries into bin/
@@ -115,6 +116,11 @@ bench-engine: bin/bench ## the engine beside its peers: SIZE=smoke|default|full 
 bench-engine-growth: bin/bench ## how the engine's costs grow with its data: SIZE=smoke|default|full OUT=dir
 	@./bin/bench growth $(BENCHFLAGS) $(ARGS)
 
+.PHONY: bench-grpc
+bench-grpc: build ## the node over gRPC beside empty servers, etcd and Redis (SIZE=smoke|default|full, OUT=dir)
+	@cd integration/bench && GOWORK=off go build -o ../../bin/bench-grpc .
+	@./bin/bench-grpc -size $(SIZE) -bin bin $(if $(OUT),-out '$(abspath $(OUT))')
+
 RECORDS ?= 900000
 .PHONY: bench-import
 bench-import: build ## import speed beside redis-cli --pipe, in one run
@@ -151,6 +157,7 @@ lint: $(TOOLS)/staticcheck ## formatting, go vet, staticcheck
 	  if [ -n "$$bad" ]; then echo "not formatted (make fmt):"; echo "$$bad"; exit 1; fi
 	@for m in $(MODULES); do (cd $$m && go vet ./...); done
 	@for m in libs libs/client libs/localpod services $(BENCH) integration; do (cd $$m && $(TOOLS)/staticcheck ./...); done
+	@cd integration/bench && GOWORK=off go vet ./... && GOWORK=off $(TOOLS)/staticcheck ./...
 
 .PHONY: docker-build
 docker-build: build ## container images pairdb/<binary> of the built binaries
