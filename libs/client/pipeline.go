@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 
@@ -298,6 +299,10 @@ func (p *Pipeline) send() {
 		p.mu.Lock()
 		for len(p.queue) == 0 && !p.closed && p.err == nil {
 			p.work.Wait()
+			// Who else is about to begin an operation shall share this message.
+			p.mu.Unlock()
+			runtime.Gosched()
+			p.mu.Lock()
 		}
 		if len(p.queue) == 0 || p.err != nil {
 			p.mu.Unlock()

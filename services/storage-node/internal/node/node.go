@@ -19,7 +19,6 @@ import (
 	"github.com/pairdb/pairdb/libs/service"
 	"github.com/pairdb/pairdb/libs/vfs"
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
-	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/config"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
 	"github.com/pairdb/pairdb/services/storage-node/internal/server"
@@ -67,7 +66,7 @@ func New(cfg *config.Config, rt *service.Runtime, fsys vfs.FS) (*Node, error) {
 	rt.Metrics.MustRegister(n.events.collectors()...)
 	n.server = server.New(server.Node{ID: cfg.NodeID, Version: rt.Build.Version, Started: time.Now(), State: n.state.get})
 	n.grpc = n.server.GRPC(n.serverOptions(), n.health, grpc.WaitForHandlers(true))
-	storagev1.RegisterStorageServiceServer(n.grpc, n.server.Storage())
+	n.server.RegisterStorage(n.grpc)
 	adminv1.RegisterAdminServiceServer(n.grpc, n.server.Admin())
 	var err error
 	if n.tcp, err = net.Listen("tcp", cfg.GRPCAddr); err != nil {

@@ -120,15 +120,13 @@ func (m *requestMetrics) classify(c server.Call) (k *requestKind, bytes, items i
 		}
 		return &m.write, bytes, len(r.GetOps())
 	case *storagev1.ReadRequest:
-		if resp, ok := c.Response.(*storagev1.ReadResponse); ok {
-			bytes = len(resp.GetValue())
+		if resp, ok := c.Response.(*server.Encoded); ok {
+			bytes = resp.ValueBytes
 		}
 		return &m.read, bytes, 1
 	case *storagev1.BatchReadRequest:
-		if resp, ok := c.Response.(*storagev1.BatchReadResponse); ok {
-			for _, result := range resp.GetResults() {
-				bytes += len(result.GetResponse().GetValue())
-			}
+		if resp, ok := c.Response.(*server.Encoded); ok {
+			bytes = resp.ValueBytes
 		}
 		return &m.read, bytes, len(r.GetKeys())
 	case *storagev1.GetKeyRangeRequest:

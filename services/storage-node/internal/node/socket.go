@@ -13,7 +13,6 @@ import (
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
 	compactionv1 "github.com/pairdb/pairdb/proto/pairdb/compaction/v1"
 	nodev1 "github.com/pairdb/pairdb/proto/pairdb/node/v1"
-	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/server"
 )
@@ -77,7 +76,7 @@ func (n *Node) socketServer(board *jobs.Board) *grpc.Server {
 
 	more := append(sidecar.ServerOptions(access), grpc.WaitForHandlers(true))
 	s := n.server.GRPC(n.serverOptions(), n.health, more...)
-	storagev1.RegisterStorageServiceServer(s, n.server.Storage())
+	n.server.RegisterStorage(s)
 	adminv1.RegisterAdminServiceServer(s, n.server.Admin())
 	compactionv1.RegisterCompactionServiceServer(s, server.NewCompaction(board))
 	nodev1.RegisterNodeServiceServer(s, server.NewNode(sidecar.Identity{

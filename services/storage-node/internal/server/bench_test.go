@@ -30,7 +30,7 @@ func benchServer(b *testing.B, more ...grpc.ServerOption) *grpc.ClientConn {
 	s := New(Node{ID: "n1", State: func() (State, string) { return StateServing, "" }})
 	s.Open(Backend{Store: st, Engine: engine})
 	g := s.GRPC(Options{Log: slog.New(slog.DiscardHandler), Timeout: time.Minute, MaxInFlight: 4096, Observe: func(Call) {}}, health.NewServer(), more...)
-	storagev1.RegisterStorageServiceServer(g, s.Storage())
+	s.RegisterStorage(g)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b, err)
 	go g.Serve(listener) //nolint:errcheck // ends with Stop

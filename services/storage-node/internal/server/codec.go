@@ -68,10 +68,13 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 
 var pipelineRequest = (*storagev1.PipelineRequest)(nil).ProtoReflect().Descriptor()
 
-// Marshal encodes v. Answers of a pipeline are encoded already.
+// Marshal encodes v. Answers of a pipeline and of reads are encoded already.
 func (c codec) Marshal(v any) (mem.BufferSlice, error) {
-	if a, ok := v.(answers); ok {
-		return a.message(), nil
+	switch v := v.(type) {
+	case answers:
+		return v.message(), nil
+	case *Encoded:
+		return v.answers.message(), nil
 	}
 	return c.CodecV2.Marshal(v)
 }

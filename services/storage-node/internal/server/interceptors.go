@@ -74,9 +74,9 @@ func (g *guard) call(ctx context.Context, req any, method string, handler grpc.U
 		return nil, err
 	}
 	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, g.timeout)
-		defer cancel()
+		limited := withLazyDeadline(ctx, time.Now().Add(g.timeout))
+		defer limited.release()
+		ctx = limited
 	}
 	return handler(ctx, req)
 }

@@ -344,28 +344,13 @@ func (a *answers) read(tag uint64, r *store.ReadResult) error {
 		a.rare(result)
 		return nil
 	}
-	clock := sizeClock(r.Clock)
-	read := sizeBool(r.Found) + sizeBytes(len(r.Value)) + sizeMessage(clock, len(r.Clock) > 0) +
-		sizeUint(r.Timestamp) + sizeUint(uint64(r.ExpiresAt))
-	if read > maxPipelineResult {
+	size := sizeRead(r)
+	if size > maxPipelineResult {
 		return errPipelineResult
 	}
-	b := a.head(tag, resultRead, read)
-	if r.Found {
-		b = append(b, readFound<<3|byte(protowire.VarintType), 1)
-	}
-	if len(r.Value) > 0 {
-		b = append(b, readValue<<3|byte(protowire.BytesType))
-		b = protowire.AppendBytes(b, r.Value)
-	}
-	if len(r.Clock) > 0 {
-		b = append(b, readClock<<3|byte(protowire.BytesType))
-		b = appendClock(protowire.AppendVarint(b, uint64(clock)), r.Clock)
-	}
-	b = appendUint(b, readTimestamp, r.Timestamp)
-	b = appendUint(b, readExpiresAt, uint64(r.ExpiresAt))
+	b, err := appendRead(a.head(tag, resultRead, size), r)
 	*a.buf = b
-	return nil
+	return err
 }
 
 // maxPipelineResult bounds one result: what the transport refuses to send would end the stream.

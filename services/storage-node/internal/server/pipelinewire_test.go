@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/pairdb/pairdb/libs/causal"
+	datav1 "github.com/pairdb/pairdb/proto/pairdb/data/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 )
@@ -61,6 +62,7 @@ func TestPipelineFieldNumbers(t *testing.T) {
 	for name, number := range map[string]int{
 		"PipelineRequest.tenant": requestTenant, "PipelineRequest.ops": requestOps, "PipelineRequest.omit_clocks": requestOmitClocks,
 		"PipelineOp.tag": opTag, "PipelineOp.key": opKey, "PipelineOp.read": opReadField, "PipelineOp.put": opPut, "PipelineOp.delete": opDelete,
+		"BatchReadResponse.results": batchResults, "BatchReadResult.response": batchResponse,
 		"PutOp.value": putValue, "PutOp.ttl_seconds": putTTL,
 		"PipelineResponse.results": responseResults,
 		"PipelineResult.tag":       resultTag, "PipelineResult.read": resultRead, "PipelineResult.write": resultWrite,
@@ -149,4 +151,36 @@ func compareOp(t *testing.T, want *storagev1.PipelineOp, in *pipelineInput) {
 		require.Len(t, in.op.Siblings, min(len(o.Repair.GetSiblings()), store.MaxRepairSiblings+1))
 	}
 	require.Equal(t, kind, in.kind)
+}
+
+// Calls are answered without the generated types, and must be read as if they had been used.
+func TestEncodedReadsAreWhatTheGeneratedCodeReads(t *testing.T) {
+	w := start(t)
+	w.put("plain", "v")
+	w.put("empty", "")
+	w.put("large", string(make([]byte, 1<<20)))
+	for range 2 {
+		_, err := w.storage.Write(t.Context(), &storagev1.WriteRequest{Tenant: "t", Key: "siblings", Value: []byte("s"), TtlSeconds: 900,
+			Causality: &storagev1.WriteRequest_Context{Context: &datav1.VectorClock{}}})
+		require.NoError(t, err)
+	}
+	_, err := w.storage.Delete(t.Context(), &storagev1.DeleteRequest{Tenant: "t", Key: "gone"})
+	require.NoError(t, err)
+	keys := []string{"plain", "", "empty", "large", "siblings", "gone", "absent"}
+	batch, err := w.storage.BatchRead(t.Context(), &storagev1.BatchReadRequest{Tenant: "t", Keys: keys})
+	require.NoError(t, err)
+	for i, key := range keys {
+		if key == "" {
+			require.Equal(t, "INVALID_ARGUMENT_KEY", batch.GetResults()[i].GetError().GetReason())
+			require.Nil(t, batch.GetResults()[i].GetResponse())
+			continue
+		}
+		res, err := w.server.open.Load().Store.Read(t.Context(), "t", key, nil)
+		require.NoError(t, err)
+		want := readToProto(&res)
+		require.True(t, proto.Equal(want, batch.GetResults()[i].GetResponse()), key)
+		one, err := w.storage.Read(t.Context(), &storagev1.ReadRequest{Tenant: "t", Key: key})
+		require.NoError(t, err)
+		require.True(t, proto.Equal(want, one), key)
+	}
 }

@@ -18,7 +18,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
-	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 )
 
@@ -105,9 +104,6 @@ func (s *Server) backend() (*Backend, error) {
 	}
 	return nil, ErrRecovering
 }
-
-// Storage returns the service for clients and coordinators.
-func (s *Server) Storage() storagev1.StorageServiceServer { return storageService{s: s} }
 
 // Admin returns the service for operators.
 func (s *Server) Admin() adminv1.AdminServiceServer { return adminService{s: s} }

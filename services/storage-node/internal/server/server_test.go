@@ -55,7 +55,7 @@ func start(t *testing.T, setup ...func(*world, *Options)) *world {
 		w.server.Open(Backend{Store: st, Engine: w.engine, Snapshots: w.snapshots, LocalMode: "auto", Pipelined: w.pipelined})
 	}
 	w.grpc = w.server.GRPC(o, health.NewServer())
-	storagev1.RegisterStorageServiceServer(w.grpc, w.server.Storage())
+	w.server.RegisterStorage(w.grpc)
 	adminv1.RegisterAdminServiceServer(w.grpc, w.server.Admin())
 	listener := bufconn.Listen(256 << 10)
 	served := make(chan error, 1)

@@ -100,41 +100,6 @@ func (g storageService) BatchWrite(ctx context.Context, r *storagev1.BatchWriteR
 	return resp, nil
 }
 
-func (g storageService) Read(ctx context.Context, r *storagev1.ReadRequest) (*storagev1.ReadResponse, error) {
-	b, err := g.s.backend()
-	if err != nil {
-		return nil, err
-	}
-	res, err := b.Store.Read(ctx, r.GetTenant(), r.GetKey(), nil)
-	if err != nil {
-		return nil, err
-	}
-	return readToProto(&res), nil
-}
-
-func (g storageService) BatchRead(ctx context.Context, r *storagev1.BatchReadRequest) (*storagev1.BatchReadResponse, error) {
-	b, err := g.s.backend()
-	if err != nil {
-		return nil, err
-	}
-	results, err := b.Store.BatchRead(ctx, r.GetTenant(), r.GetKeys())
-	if err != nil {
-		return nil, err
-	}
-	resp := &storagev1.BatchReadResponse{Results: make([]*storagev1.BatchReadResult, len(results))}
-	block := make([]storagev1.BatchReadResult, len(results))
-	for i := range results {
-		res, out := &results[i], &block[i]
-		resp.Results[i] = out
-		if res.Err != nil {
-			out.Error = itemError(res.Err)
-			continue
-		}
-		out.Response = readToProto(&res.ReadResult)
-	}
-	return resp, nil
-}
-
 func (g storageService) GetKeyRange(ctx context.Context, r *storagev1.GetKeyRangeRequest) (*storagev1.GetKeyRangeResponse, error) {
 	b, err := g.s.backend()
 	if err != nil {

@@ -1,0 +1,42 @@
+package server
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+// A handler must not be able to tell a lazy deadline from one with a timer.
+func TestLazyDeadlineIsADeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		parent, cancel := context.WithCancel(t.Context())
+		c := withLazyDeadline(parent, time.Now().Add(time.Second))
+		d, ok := c.Deadline()
+		require.True(t, ok)
+		require.Equal(t, time.Now().Add(time.Second), d)
+		require.NoError(t, c.Err())
+		<-c.Done()
+		require.Equal(t, d, time.Now())
+		require.ErrorIs(t, c.Err(), context.DeadlineExceeded)
+		c.release()
+
+		asked := withLazyDeadline(parent, time.Now()) // without a look at Done
+		require.ErrorIs(t, asked.Err(), context.DeadlineExceeded)
+		asked.release()
+
+		derived, stop := context.WithCancel(withLazyDeadline(parent, time.Now().Add(time.Second)))
+		defer stop()
+		<-derived.Done()
+		require.ErrorIs(t, derived.Err(), context.DeadlineExceeded)
+
+		c = withLazyDeadline(parent, time.Now().Add(time.Second))
+		cancel()
+		<-c.Done()
+		require.ErrorIs(t, c.Err(), context.Canceled)
+		c.release()
+		c.release()
+	})
+}
