@@ -22,8 +22,8 @@ const (
 	maxPipelineOps = 4096
 	// maxPipelineBytes is the same for answers that the transport has not taken.
 	maxPipelineBytes = 4 << 20
-	// maxPipelineMessage bounds a message of answers, unless one answer is larger: larger frames
-	// are slower (see docs/PERFORMANCE.md).
+	// maxPipelineMessage bounds a message of answers, unless one answer is larger. With its head it
+	// stays below 64 KiB, the window that gRPC begins with: a larger message waits for the reader.
 	maxPipelineMessage = 64<<10 - 1<<10
 	// leaveGrace is how long the answers of a stream may take to leave a node that stops.
 	leaveGrace = time.Second
