@@ -196,3 +196,50 @@ func TestADamagedRecordIsAnError(t *testing.T) {
 	require.Equal(t, ReasonCorruptedData, ReasonOf(s.Stream(bg, StreamRequest{Tenant: "t"}, nil)))
 	require.Zero(t, f.iters)
 }
+
+// Danger: a result of Submit is told before it is durable, or a wait for one submission returns while
+// an older one is not.
+func TestSubmitReturnsBeforeItIsDurable(t *testing.T) {
+	f := newFake()
+	s := open(t, f, Options{})
+	f.hold()
+	var pending Pending
+	require.True(t, pending.Done())
+	require.NoError(t, pending.Wait())
+	for i := range 3 {
+		results := make([]OpResult, 2)
+		p, err := s.Submit(bg, BatchWriteRequest{Tenant: "t", Ops: []Op{
+			{Kind: Put, Key: "k", Value: fmt.Append(nil, i)}, {Kind: Put, Key: ""},
+		}}, results)
+		require.NoError(t, err)
+		require.Equal(t, causal.Applied, results[0].Outcome)
+		require.Equal(t, ReasonKey, ReasonOf(results[1].Err))
+		require.False(t, p.Done())
+		require.Equal(t, p, p.Later(pending))
+		require.Equal(t, p, pending.Later(p))
+		pending = p
+	}
+	require.False(t, read(t, s, "k").Found, "readers see what is durable")
+	// The answer that changes nothing waits for what it rests on.
+	clock := causal.Clock{{Node: "c", Counter: 1}}
+	results := make([]OpResult, 2)
+	p, err := s.Submit(bg, BatchWriteRequest{Tenant: "t", Ops: []Op{
+		{Kind: Put, Key: "c", Value: []byte("v"), Causality: Causality{Clock: clock}},
+	}}, results[:1])
+	require.NoError(t, err)
+	again, err := s.Submit(bg, BatchWriteRequest{Tenant: "t", Ops: []Op{
+		{Kind: Put, Key: "c", Value: []byte("v"), Causality: Causality{Clock: clock}},
+	}}, results[1:])
+	require.NoError(t, err)
+	require.Equal(t, causal.Duplicate, results[1].Outcome)
+	require.False(t, again.Done())
+	require.Equal(t, again, again.Later(p), "it is no earlier than the write that it repeats")
+
+	done := make(chan error)
+	go func() { done <- again.Wait() }()
+	f.release()
+	require.NoError(t, <-done)
+	require.Equal(t, "2", string(read(t, s, "k").Value))
+	_, err = s.Submit(bg, BatchWriteRequest{Tenant: "t", Ops: make([]Op, MaxBatchOps+1)}, nil)
+	require.Equal(t, ReasonBatch, ReasonOf(err))
+}
