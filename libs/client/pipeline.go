@@ -47,12 +47,13 @@ type Pipeline struct {
 	// work wakes the sender, room those who wait to begin an operation.
 	work, room sync.Cond
 	// Guarded by mu.
-	queue  []requestChunk // to be sent, in this order
-	begun  []operation    // by tag; nil is free
-	free   []uint64       // tags that are free
-	tenant string         // not sent yet
-	closed bool
-	err    error // why the stream is over
+	queue   []requestChunk // to be sent, in this order
+	sending bool           // someone is
+	begun   []operation    // by tag; nil is free
+	free    []uint64       // tags that are free
+	tenant  string         // not sent yet
+	closed  bool
+	err     error // why the stream is over
 }
 
 // requestChunk is an encoded PipelineRequest.
@@ -233,11 +234,31 @@ func (p *Pipeline) begin(op operation, key string, kind protowire.Number, value 
 		tag = uint64(len(p.begun))
 		p.begun = append(p.begun, op)
 	}
-	wake := len(p.queue) == 0
+	first := len(p.queue) == 0 && !p.sending
 	p.encode(tag, key, kind, value, body)
+	if first && len(p.begun)-len(p.free) == 1 {
+		p.sendOne() // nothing else is in flight: there is nobody to share a message with
+	}
+	wake := len(p.queue) > 0 && !p.sending
 	p.mu.Unlock()
 	if wake {
 		p.work.Signal()
+	}
+}
+
+// sendOne sends the first message of the queue. mu is held, and released meanwhile.
+func (p *Pipeline) sendOne() {
+	chunk := p.queue[0]
+	n := copy(p.queue, p.queue[1:])
+	p.queue[n] = requestChunk{}
+	p.queue = p.queue[:n]
+	p.sending = true
+	p.mu.Unlock()
+	_ = p.stream.SendMsg(chunk) // the receiver gets the reason
+	p.mu.Lock()
+	p.sending = false
+	if p.closed || p.err != nil {
+		p.work.Signal() // the sender waits to close its side
 	}
 }
 
@@ -295,9 +316,10 @@ func (p *Pipeline) encode(tag uint64, key string, kind protowire.Number, value, 
 
 // send sends messages until the pipeline is closed and everything is sent.
 func (p *Pipeline) send() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	for {
-		p.mu.Lock()
-		for len(p.queue) == 0 && !p.closed && p.err == nil {
+		for p.sending || len(p.queue) == 0 && !p.closed && p.err == nil {
 			p.work.Wait()
 			// Who else is about to begin an operation shall share this message.
 			p.mu.Unlock()
@@ -305,18 +327,10 @@ func (p *Pipeline) send() {
 			p.mu.Lock()
 		}
 		if len(p.queue) == 0 || p.err != nil {
-			p.mu.Unlock()
 			_ = p.stream.CloseSend() // never fails: the receiver reports what is wrong
 			return
 		}
-		chunk := p.queue[0]
-		n := copy(p.queue, p.queue[1:])
-		p.queue[n] = requestChunk{}
-		p.queue = p.queue[:n]
-		p.mu.Unlock()
-		if p.stream.SendMsg(chunk) != nil {
-			return // the receiver gets the reason
-		}
+		p.sendOne()
 	}
 }
 
