@@ -108,7 +108,7 @@ func (e *Engine) writeFrame(group []*request) error {
 	// a crash.
 	e.leader.next += ikey.Seq(count)
 	kind, payload := frameBatch, frame
-	if e.opts.LogCompression {
+	if !e.opts.NoLogCompression {
 		kind, payload = e.leader.packer.pack(frame)
 	}
 	pos, err := e.log.Append(kind, payload)

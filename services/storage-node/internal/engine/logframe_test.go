@@ -92,14 +92,14 @@ func TestLogCompressionCanBeSwitchedAtAnyTime(t *testing.T) {
 	o := quietOptions(mem)
 	o.KeepMemtablesAtClose = true
 	for round := range 4 {
-		o.LogCompression = round%2 == 0
+		o.NoLogCompression = round%2 == 1
 		e := mustOpen(t, o)
 		for i := range round {
 			requireValue(t, e, testKey(i), strings.Repeat(fmt.Sprint(i), 1000))
 		}
 		before := e.Metrics().LogBytes
 		put(t, e, testKey(round), strings.Repeat(fmt.Sprint(round), 1000))
-		require.Equal(t, o.LogCompression, e.Metrics().LogBytes-before < 500)
+		require.Equal(t, !o.NoLogCompression, e.Metrics().LogBytes-before < 500)
 		require.NoError(t, e.Close())
 	}
 }

@@ -117,7 +117,7 @@ func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d
 func (o metaOption) options(fs vfs.FS, rng *rand.Rand) Options {
 	opts := Options{
 		FS: fs, Clock: systemClock{}, Rand: rand.New(rand.NewPCG(rng.Uint64(), rng.Uint64())),
-		Sync: o.sync, SyncInterval: time.Millisecond, LogSegmentBytes: o.segment, LogPrewrite: o.prewrite, LogCompression: o.packed,
+		Sync: o.sync, SyncInterval: time.Millisecond, LogSegmentBytes: o.segment, LogPrewrite: o.prewrite, NoLogCompression: !o.packed,
 		MemtableBytes: o.memtable, KeepMemtablesAtClose: o.keepMemtables,
 		TableBytes: o.table, BlockBytes: o.block, Compression: o.compression, FilterBitsPerKey: o.filterBits,
 		ValueBlockBytes: o.valueBlocks, NoMappedTables: o.noMapped,

@@ -26,7 +26,7 @@ var benchPacked = flag.Bool("packed", false, "benchmarks of writes pack the log"
 func benchOptions() Options {
 	o := Options{FS: vfs.OS, Clock: systemClock{}, Rand: rand.New(rand.NewPCG(1, 2)), ReserveBytes: -1}
 	o.Jobs.LocalRate = -1
-	o.LogCompression = *benchPacked
+	o.NoLogCompression = !*benchPacked
 	return o
 }
 
