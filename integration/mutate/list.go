@@ -121,7 +121,7 @@ var mutations = []mutation{
 			{"return p.e.waitDurable(p.seq)", "return nil"},
 			{"_, err := e.write(b, mode == SyncGroup)", "_, err := e.write(b, false)"},
 		},
-		pkg:    inEngine, run: powerCut,
+		pkg: inEngine, run: powerCut,
 	},
 	{
 		name:   "read-before-durable",
