@@ -114,7 +114,7 @@ type Options struct {
 	// three quarters of the bytes that are rewritten with them; a quarter if nothing was written
 	// for QuietAfter.
 	L0Trigger int
-	// L0Lazy is four times L0Trigger, and at most L0Slow: so many tables are compacted whatever
+	// L0Lazy is three times L0Trigger, and at most L0Slow: so many tables are compacted whatever
 	// they weigh. As many as L0Trigger: always at once, which writes about twice as much and keeps
 	// scans quicker.
 	L0Lazy int
@@ -128,7 +128,7 @@ type Options struct {
 	MaxJobInputBytes int64
 	// MaxJobs is 8 merges offered at a time: twice the default slots of a worker.
 	MaxJobs int
-	// L0Slow and L0Stop are 24 and 40 tables in level 0: from the first writes are delayed, from
+	// L0Slow and L0Stop are 20 and 36 tables in level 0: from the first writes are delayed, from
 	// the second refused. Between L0Lazy and L0Slow is what comes during a compaction.
 	L0Slow, L0Stop int
 	// DebtSlowBytes and DebtStopBytes are 16 GiB and 64 GiB of pending compaction.
@@ -195,9 +195,9 @@ func (o Options) withDefaults() Options {
 	orDefault(&o.LevelMultiplier, 10)
 	orDefault(&o.MaxJobInputBytes, 2<<30)
 	orDefault(&o.MaxJobs, 8)
-	orDefault(&o.L0Slow, 24)
-	orDefault(&o.L0Stop, 40)
-	orDefault(&o.L0Lazy, max(min(4*o.L0Trigger, o.L0Slow), o.L0Trigger))
+	orDefault(&o.L0Slow, 20)
+	orDefault(&o.L0Stop, 36)
+	orDefault(&o.L0Lazy, max(min(3*o.L0Trigger, o.L0Slow), o.L0Trigger))
 	orDefault(&o.DebtSlowBytes, 16<<30)
 	orDefault(&o.DebtStopBytes, 64<<30)
 	if o.GCBefore == nil {

@@ -17,8 +17,8 @@ type Options struct {
 	// L0Trigger is 4 tables in level 0 that are worth a merge, if they have at least three quarters
 	// of the bytes of the base level that would be rewritten for them; a quarter if nobody writes.
 	L0Trigger int
-	// L0Lazy is four times L0Trigger: so many tables are merged whatever they weigh. A filter
-	// spares a point read most of them, and a merge of sixteen writes a quarter of what four merges
+	// L0Lazy is three times L0Trigger: so many tables are merged whatever they weigh. A filter
+	// spares a point read most of them, and a merge of twelve writes a third of what three merges
 	// of four do.
 	L0Lazy int
 	// BaseBytes is 1 GiB, the target of the base level: about twice what level 0 brings at once, and
@@ -52,7 +52,7 @@ func (o Options) withDefaults() Options {
 		o.L0Trigger = 4
 	}
 	if o.L0Lazy == 0 {
-		o.L0Lazy = 4 * o.L0Trigger
+		o.L0Lazy = 3 * o.L0Trigger
 	}
 	o.L0Lazy = max(o.L0Lazy, o.L0Trigger)
 	if o.LevelMultiplier < 2 {

@@ -165,14 +165,14 @@ func TestPressure(t *testing.T) {
 		reason string
 	}{
 		{Load{0, 0, 1000}, 0, false, ""},
-		{Load{23, 16*gib - 1, 1000}, 0, false, ""},
-		{Load{24, 0, 1000}, time.Millisecond, false, "level 0 has many tables"},
-		{Load{31, 0, 1000}, 8577 * time.Microsecond, false, "level 0 has many tables"},
-		{Load{39, 0, 1000}, 100 * time.Millisecond, false, "level 0 has many tables"},
-		{Load{40, 0, 1000}, 0, true, "level 0 has too many tables"},
+		{Load{19, 16*gib - 1, 1000}, 0, false, ""},
+		{Load{20, 0, 1000}, time.Millisecond, false, "level 0 has many tables"},
+		{Load{27, 0, 1000}, 8577 * time.Microsecond, false, "level 0 has many tables"},
+		{Load{35, 0, 1000}, 100 * time.Millisecond, false, "level 0 has many tables"},
+		{Load{36, 0, 1000}, 0, true, "level 0 has too many tables"},
 		{Load{0, 16 * gib, 1000}, time.Millisecond, false, "much compaction is pending"},
-		{Load{24, 40 * gib, 1000}, 10 * time.Millisecond, false, "much compaction is pending"},
-		{Load{38, 40 * gib, 1000}, 73564 * time.Microsecond, false, "level 0 has many tables"},
+		{Load{20, 40 * gib, 1000}, 10 * time.Millisecond, false, "much compaction is pending"},
+		{Load{34, 40 * gib, 1000}, 73564 * time.Microsecond, false, "level 0 has many tables"},
 		{Load{0, 64*gib - 1, 1000}, 100 * time.Millisecond, false, "much compaction is pending"},
 		{Load{0, 64 * gib, 1000}, 0, true, "too much compaction is pending"},
 		{Load{0, 0, 100}, 0, false, ""},
@@ -185,7 +185,7 @@ func TestPressure(t *testing.T) {
 	}
 	_, refuse, _ := Pressure(Load{}, Limits{})
 	require.False(t, refuse, "without a reserve the disk does not count")
-	for l0 := 24; l0 < 39; l0++ {
+	for l0 := 20; l0 < 35; l0++ {
 		a, _, _ := Pressure(Load{L0Tables: l0}, Limits{})
 		b, _, _ := Pressure(Load{L0Tables: l0 + 1}, Limits{})
 		require.Less(t, a, b)

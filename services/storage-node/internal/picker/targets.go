@@ -142,7 +142,7 @@ type Load struct {
 
 // Limits are where writes are slowed down and refused. Zero values mean the defaults.
 type Limits struct {
-	// L0Slow and L0Stop are 24 and 40 tables in level 0.
+	// L0Slow and L0Stop are 20 and 36 tables in level 0.
 	L0Slow, L0Stop int
 	// DebtSlowBytes and DebtStopBytes are 16 GiB and 64 GiB of pending compaction: at 200 MB/s
 	// the compactor is 80 s, then over 5 minutes behind.
@@ -160,10 +160,10 @@ const (
 // neither.
 func Pressure(l Load, o Limits) (delay time.Duration, refuse bool, reason string) {
 	if o.L0Slow == 0 {
-		o.L0Slow = 24
+		o.L0Slow = 20
 	}
 	if o.L0Stop == 0 {
-		o.L0Stop = 40
+		o.L0Stop = 36
 	}
 	if o.DebtSlowBytes == 0 {
 		o.DebtSlowBytes = 16 << 30
