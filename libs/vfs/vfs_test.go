@@ -1,6 +1,7 @@
 package vfs_test
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"io/fs"
@@ -187,5 +188,30 @@ func TestSealRefusesAFileThatIsOpenForWriting(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, fs.FileMode(0o440), info.Mode().Perm())
 		require.NoError(t, sealed.Close())
+	})
+}
+
+// Danger: a mapping that shows other bytes than the file, or one of a file that must not have any.
+func TestMappingsShowTheFile(t *testing.T) {
+	every(t, func(t *testing.T, fsys vfs.FS, dir string) {
+		name := filepath.Join(dir, "mapped")
+		content := bytes.Repeat([]byte("0123456789"), 1000)
+		write(t, fsys, name, string(content))
+		f, err := fsys.Open(name)
+		require.NoError(t, err)
+		m, err := f.Map(int64(len(content)))
+		if errors.Is(err, vfs.ErrNotMapped) {
+			require.Contains(t, t.Name(), "errorfs", "its reads must be able to fail")
+			require.NoError(t, f.Close())
+			return
+		}
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		require.NoError(t, m.Populate())
+		require.Equal(t, content, m.Bytes(), "it outlives the file's Close")
+		n, err := m.ResidentBytes()
+		require.NoError(t, err)
+		require.EqualValues(t, len(content), n, "what was just written is in memory")
+		require.NoError(t, m.Close())
 	})
 }
