@@ -63,12 +63,7 @@ type verifier struct {
 func (v *verifier) hashIndex() error {
 	r := v.r
 	h := r.foot.hashIndex()
-	var b hashindex.Builder
-	for _, l := range v.located {
-		if l.offset <= hashindex.MaxOffset {
-			b.Add(l.hash, hashindex.Place{Offset: uint32(l.offset), Length: uint16(l.length)})
-		}
-	}
+	b := hashIndexOf(v.located)
 	if b.SizeBytes() != int(r.foot.hashLines)*hashindex.LineBytes {
 		return r.corrupt(r.foot.dataEnd, "hash index has another size than its keys need")
 	}

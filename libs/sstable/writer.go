@@ -405,14 +405,19 @@ func (w *Writer) finishData() error {
 	return w.indexPending(m.Largest)
 }
 
-// finishHashIndex writes the hash index, if a value is in it.
-func (w *Writer) finishHashIndex() error {
-	var b hashindex.Builder
-	for _, l := range w.located {
+// hashIndexOf collects what the hash index of a table has.
+func hashIndexOf(values []located) (b hashindex.Builder) {
+	for _, l := range values {
 		if l.offset <= hashindex.MaxOffset {
 			b.Add(l.hash, hashindex.Place{Offset: uint32(l.offset), Length: uint16(l.length)})
 		}
 	}
+	return b
+}
+
+// finishHashIndex writes the hash index, if a value is in it.
+func (w *Writer) finishHashIndex() error {
+	b := hashIndexOf(w.located)
 	if b.Len() == 0 {
 		return nil
 	}

@@ -21,7 +21,7 @@
 // # Data
 //
 // Package workload makes it: keys of 24 bytes, values of 1 KiB and of 100 bytes. Half of a value is
-// random, half is text: S2 makes about 55 % of it. At the default size the large set is four times the
+// random, half is text: S2 makes about 60 % of it. At the default size the large set is four times the
 // caches, and the small one fits. The same arguments give the same data, so that every value that
 // is read is checked: its length and index always, every byte of each thousandth. A wrong read ends the
 // run with an error.
