@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
 	"github.com/pairdb/pairdb/services/storage-node/internal/picker"
@@ -26,10 +27,11 @@ const maxFailedSteps = 16
 // at the end nothing is there twice and what may be collected is gone. A nil end is the end of all
 // keys. progress may be nil. Tables that are written meanwhile are left alone.
 func (e *Engine) Compact(ctx context.Context, start, end []byte, progress func(CompactProgress)) error {
+	seq := ikey.Seq(e.visible.Load())
 	if err := e.Flush(ctx); err != nil {
 		return err
 	}
-	m := picker.Manual{Span: manifest.Span{Start: start, End: end, Exclusive: end != nil}, Before: e.manifest.NewFile()}
+	m := picker.Manual{Span: manifest.Span{Start: start, End: end, Exclusive: end != nil}, Before: e.manifest.NewFile(), Seq: seq}
 	var at CompactProgress
 	var skipped, failed int
 	for {

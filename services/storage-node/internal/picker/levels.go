@@ -89,14 +89,15 @@ func (w *view) mergeL0(candidates []*manifest.Table) (Plan, bool) {
 	return Plan{Kind: Merge, Inputs: []Inputs{{0, in}, {base, below}}, OutputLevel: base}, true
 }
 
+// fits reports whether a job can read tables with what they overlap of the output level.
+func (w *view) fits(tables []*manifest.Table, output int) bool {
+	return sizes(tables)+sizes(w.v.Overlapping(output, spanOf(tables))) <= w.o.MaxInputBytes
+}
+
 // claim returns the tables of the output level that a merge of in must take, if it may run.
 func (w *view) claim(in []*manifest.Table, output int, span manifest.Span) ([]*manifest.Table, bool) {
 	below := w.v.Overlapping(output, span)
-	bytes := sizes(in) + sizes(below)
-	if bytes > w.o.MaxInputBytes || bytes > w.o.TableBytes*uint64(w.o.MaxOutputs)*3/4 {
-		return nil, false
-	}
-	if !w.free(in) || !w.free(below) {
+	if sizes(in)+sizes(below) > w.o.MaxInputBytes || !w.free(in) || !w.free(below) {
 		return nil, false
 	}
 	if len(below) > 0 {
@@ -105,20 +106,20 @@ func (w *view) claim(in []*manifest.Table, output int, span manifest.Span) ([]*m
 	return below, !w.busy.claimed(output, span)
 }
 
-// insideL0 merges the longest run of neighbours in level 0 that are free.
+// insideL0 merges the longest run of neighbours in level 0 that are free and that, as one table, can
+// still go down in a job: a larger one would be split, and its parts merged, without an end.
 func (w *view) insideL0() (Plan, bool) {
 	tables := w.v.Levels[0]
 	var best []*manifest.Table
 	for i := 0; i < len(tables); i++ {
-		j, bytes := i, uint64(0)
-		for j < len(tables) && w.free(tables[j:j+1]) && bytes+tables[j].Size <= w.o.MaxInputBytes {
-			bytes += tables[j].Size
+		j := i
+		for j < len(tables) && w.free(tables[j:j+1]) && w.fits(tables[i:j+1], w.targets.Base) {
 			j++
 		}
 		if j-i > len(best) {
 			best = tables[i:j]
 		}
-		i = j
+		i = max(i, j-1)
 	}
 	if len(best) < w.o.L0Trigger || w.busy.claimed(0, spanOf(best)) {
 		return Plan{}, false
@@ -140,7 +141,7 @@ func (w *view) splitL0(candidates []*manifest.Table) (Plan, bool) {
 // job may read. A table with one entry can't be split.
 func (w *view) split(t *manifest.Table, level, output int) (Plan, bool) {
 	overlap := sizes(w.v.Overlapping(output, t.Span()))
-	if t.Size+overlap <= w.o.MaxInputBytes || t.Entries < 2 || !w.free([]*manifest.Table{t}) || w.busy.claimed(level, t.Span()) {
+	if w.fits([]*manifest.Table{t}, output) || t.Entries < 2 || !w.free([]*manifest.Table{t}) || w.busy.claimed(level, t.Span()) {
 		return Plan{}, false
 	}
 	parts := max(min(2*overlap/w.o.MaxInputBytes+1, uint64(w.o.MaxOutputs)/2, t.Entries), 2)

@@ -5,18 +5,20 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
 )
 
 // Manual is how far a compaction that somebody asked for has come. It goes from level to level: all
 // of the span in one level is taken down, then the next level's turn comes; at the last one
 // tables with something to get rid of are rewritten. Each step goes through the keys once, and
-// level 0 only takes tables that were there in the beginning, so writes that go on can't keep it
+// level 0 only takes tables with entries from before it began, so writes that go on can't keep it
 // from ending.
 type Manual struct {
 	Span manifest.Span
-	// Before is the next table number when it began.
+	// Before is the next table number when it began, Seq the sequence of the newest entry in tables.
 	Before uint64
+	Seq    ikey.Seq
 	Level  int
 	// Cursor is the largest key of the level that is done; nil at its start.
 	Cursor []byte
@@ -45,7 +47,7 @@ func PickManual(v *manifest.Version, busy *Busy, o Options, f Facts, m Manual) (
 		if p, outcome := w.manualL0(m); outcome != Done {
 			next := m
 			if outcome == Impossible {
-				next = Manual{Span: m.Span, Before: m.Before, Level: 1}
+				next.Level = 1
 			}
 			return p, next, outcome
 		}
@@ -73,11 +75,11 @@ func PickManual(v *manifest.Version, busy *Busy, o Options, f Facts, m Manual) (
 	return Plan{}, m, Done
 }
 
-// manualL0 takes the tables of level 0 that were there in the beginning.
+// manualL0 takes the tables of level 0 that were there in the beginning, or what they became.
 func (w *view) manualL0(m Manual) (Plan, Outcome) {
 	var old []*manifest.Table
 	for _, t := range w.v.Levels[0] {
-		if t.Num < m.Before && t.Span().Overlaps(m.Span) {
+		if t.MinSeq <= m.Seq && t.Span().Overlaps(m.Span) {
 			for _, c := range w.closure(t) {
 				if !slices.Contains(old, c) {
 					old = append(old, c)

@@ -22,13 +22,14 @@ type Options struct {
 	// of four do.
 	L0Lazy int
 	// BaseBytes is 1 GiB, the target of the base level: about twice what level 0 brings at once, and
-	// a job of it and level 0 stays within MaxInputBytes.
+	// a job of it and level 0 stays within MaxInputBytes. More than half of that is taken as half.
 	BaseBytes uint64
 	// LevelMultiplier is 10, at most, between neighbouring levels.
 	LevelMultiplier int
 	// TableBytes is 64 MiB, the size at which outputs are cut.
 	TableBytes uint64
-	// MaxInputBytes is 2 GiB and MaxOutputs 64 for a job.
+	// MaxInputBytes is 2 GiB and MaxOutputs 64 for a job. What MaxOutputs tables of TableBytes can't
+	// hold with a quarter to spare is too much input as well.
 	MaxInputBytes uint64
 	MaxOutputs    int
 	// CollectDelay is 24 h: how much older than the cut the oldest tombstone of a table must be
@@ -64,6 +65,8 @@ func (o Options) withDefaults() Options {
 	if o.CollectDelay == 0 {
 		o.CollectDelay = 24 * time.Hour
 	}
+	o.MaxInputBytes = max(min(o.MaxInputBytes, o.TableBytes*uint64(o.MaxOutputs)*3/4), 1)
+	o.BaseBytes = max(min(o.BaseBytes, o.MaxInputBytes/2), 1)
 	return o
 }
 

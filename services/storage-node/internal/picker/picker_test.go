@@ -66,7 +66,7 @@ func (g *golden) run(t *testing.T, d *datadriven.TestData) string {
 			var start, end string
 			_, err := fmt.Sscanf(d.Input, "%s %s %d", &start, &end, &g.manual.Before)
 			require.NoError(t, err)
-			g.manual = Manual{Span: manifest.Span{Start: []byte(start), End: []byte(end)}, Before: g.manual.Before}
+			g.manual = Manual{Span: manifest.Span{Start: []byte(start), End: []byte(end)}, Before: g.manual.Before, Seq: ikey.Seq(g.manual.Before)}
 		}
 		p, next, outcome := PickManual(g.v, &g.busy, g.o, g.f, g.manual)
 		g.manual = next

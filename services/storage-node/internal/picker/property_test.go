@@ -176,7 +176,8 @@ func (w *tree) quarantine() {
 func TestPlansKeepEveryOrder(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := &tree{t: t, content: map[uint64][]ikey.Key{}, v: manifest.NewVersion([manifest.NumLevels][]*manifest.Table{})}
-		w.o = Options{TableBytes: 16, BaseBytes: 40, LevelMultiplier: 3, MaxOutputs: 64, L0Lazy: rapid.SampledFrom([]int{4, 8}).Draw(t, "lazy"),
+		w.o = Options{TableBytes: 16, BaseBytes: uint64(rapid.SampledFrom([]int{40, 2000}).Draw(t, "base")), LevelMultiplier: 3,
+			MaxOutputs: rapid.SampledFrom([]int{8, 64}).Draw(t, "outputs"), L0Lazy: rapid.SampledFrom([]int{4, 8}).Draw(t, "lazy"),
 			MaxInputBytes: uint64(rapid.SampledFrom([]int{200, 1000}).Draw(t, "max")), IntraL0: rapid.Bool().Draw(t, "intra")}
 		w.rng = rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 		damage := rapid.Bool().Draw(t, "damage")
@@ -215,7 +216,7 @@ func (w *tree) settle() {
 
 // compactAll is a manual compaction of everything: all ends up at the last level.
 func (w *tree) compactAll() {
-	m := Manual{Before: w.next + 1}
+	m := Manual{Before: w.next + 1, Seq: w.seq}
 	for steps := 0; ; steps++ {
 		require.Less(w.t, steps, 5000)
 		p, next, outcome := PickManual(w.v, &w.busy, w.o, Facts{}, m)
@@ -224,15 +225,13 @@ func (w *tree) compactAll() {
 		if outcome == Done {
 			break
 		}
-		if outcome == Impossible {
-			return
-		}
+		require.NotEqual(w.t, Impossible, outcome, "%s", w.v)
 		w.take(&p)
 		for len(w.running) > 0 {
 			before := w.v
 			w.finish(0)
 			if w.v == before { // abandoned
-				m = Manual{Before: w.next + 1}
+				m = Manual{Before: w.next + 1, Seq: w.seq}
 			}
 		}
 	}
