@@ -24,6 +24,691 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type ConflictPolicy int32
+
+const (
+	ConflictPolicy_CONFLICT_POLICY_UNSPECIFIED ConflictPolicy = 0
+	// Concurrent writes are kept as siblings until a client has merged them: nothing is lost. The
+	// default.
+	ConflictPolicy_CONFLICT_POLICY_KEEP_SIBLINGS ConflictPolicy = 1
+	// Reads show only the write with the highest timestamp: of two concurrent writes one is lost to
+	// readers, without a word to its writer, and for good with the next write of the key.
+	ConflictPolicy_CONFLICT_POLICY_LAST_WRITER_WINS ConflictPolicy = 2
+)
+
+// Enum value maps for ConflictPolicy.
+var (
+	ConflictPolicy_name = map[int32]string{
+		0: "CONFLICT_POLICY_UNSPECIFIED",
+		1: "CONFLICT_POLICY_KEEP_SIBLINGS",
+		2: "CONFLICT_POLICY_LAST_WRITER_WINS",
+	}
+	ConflictPolicy_value = map[string]int32{
+		"CONFLICT_POLICY_UNSPECIFIED":      0,
+		"CONFLICT_POLICY_KEEP_SIBLINGS":    1,
+		"CONFLICT_POLICY_LAST_WRITER_WINS": 2,
+	}
+)
+
+func (x ConflictPolicy) Enum() *ConflictPolicy {
+	p := new(ConflictPolicy)
+	*p = x
+	return p
+}
+
+func (x ConflictPolicy) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ConflictPolicy) Descriptor() protoreflect.EnumDescriptor {
+	return file_pairdb_admin_v1_admin_proto_enumTypes[0].Descriptor()
+}
+
+func (ConflictPolicy) Type() protoreflect.EnumType {
+	return &file_pairdb_admin_v1_admin_proto_enumTypes[0]
+}
+
+func (x ConflictPolicy) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ConflictPolicy.Descriptor instead.
+func (ConflictPolicy) EnumDescriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{0}
+}
+
+type TenantState int32
+
+const (
+	TenantState_TENANT_STATE_UNSPECIFIED TenantState = 0
+	TenantState_TENANT_STATE_ACTIVE      TenantState = 1
+	// DropTenant has begun and is not done.
+	TenantState_TENANT_STATE_DROPPING TenantState = 2
+	// The name is remembered with its generation, so that old copies of the data can't come back.
+	TenantState_TENANT_STATE_DROPPED TenantState = 3
+)
+
+// Enum value maps for TenantState.
+var (
+	TenantState_name = map[int32]string{
+		0: "TENANT_STATE_UNSPECIFIED",
+		1: "TENANT_STATE_ACTIVE",
+		2: "TENANT_STATE_DROPPING",
+		3: "TENANT_STATE_DROPPED",
+	}
+	TenantState_value = map[string]int32{
+		"TENANT_STATE_UNSPECIFIED": 0,
+		"TENANT_STATE_ACTIVE":      1,
+		"TENANT_STATE_DROPPING":    2,
+		"TENANT_STATE_DROPPED":     3,
+	}
+)
+
+func (x TenantState) Enum() *TenantState {
+	p := new(TenantState)
+	*p = x
+	return p
+}
+
+func (x TenantState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TenantState) Descriptor() protoreflect.EnumDescriptor {
+	return file_pairdb_admin_v1_admin_proto_enumTypes[1].Descriptor()
+}
+
+func (TenantState) Type() protoreflect.EnumType {
+	return &file_pairdb_admin_v1_admin_proto_enumTypes[1]
+}
+
+func (x TenantState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TenantState.Descriptor instead.
+func (TenantState) EnumDescriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{1}
+}
+
+// TenantQuota bounds what a tenant may use of this node. What is over it is refused before work is
+// done, with RESOURCE_EXHAUSTED, the reason QUOTA_EXCEEDED and the time to come back. 0: no limit.
+type TenantQuota struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Keys read or written per second; a burst of one second is allowed.
+	OperationsPerSecond int64 `protobuf:"varint,1,opt,name=operations_per_second,json=operationsPerSecond,proto3" json:"operations_per_second,omitempty"`
+	// Bytes of keys and values read or written per second; a burst of one second is allowed.
+	BytesPerSecond int64 `protobuf:"varint,2,opt,name=bytes_per_second,json=bytesPerSecond,proto3" json:"bytes_per_second,omitempty"`
+	// Requests that are worked on at once.
+	InFlight int32 `protobuf:"varint,3,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	// Bytes on disk. Deletes are still taken above it. The size is an estimate from the tables and lags
+	// behind by some seconds.
+	StoredBytes   int64 `protobuf:"varint,4,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TenantQuota) Reset() {
+	*x = TenantQuota{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TenantQuota) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TenantQuota) ProtoMessage() {}
+
+func (x *TenantQuota) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TenantQuota.ProtoReflect.Descriptor instead.
+func (*TenantQuota) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *TenantQuota) GetOperationsPerSecond() int64 {
+	if x != nil {
+		return x.OperationsPerSecond
+	}
+	return 0
+}
+
+func (x *TenantQuota) GetBytesPerSecond() int64 {
+	if x != nil {
+		return x.BytesPerSecond
+	}
+	return 0
+}
+
+func (x *TenantQuota) GetInFlight() int32 {
+	if x != nil {
+		return x.InFlight
+	}
+	return 0
+}
+
+func (x *TenantQuota) GetStoredBytes() int64 {
+	if x != nil {
+		return x.StoredBytes
+	}
+	return 0
+}
+
+type Tenant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 256 bytes, as in requests.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// 1 for the first life of a name; one more each time it is created anew.
+	Generation uint64         `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	State      TenantState    `protobuf:"varint,3,opt,name=state,proto3,enum=pairdb.admin.v1.TenantState" json:"state,omitempty"`
+	Quota      *TenantQuota   `protobuf:"bytes,4,opt,name=quota,proto3" json:"quota,omitempty"`
+	Conflicts  ConflictPolicy `protobuf:"varint,5,opt,name=conflicts,proto3,enum=pairdb.admin.v1.ConflictPolicy" json:"conflicts,omitempty"`
+	// Seconds since the Unix epoch.
+	CreatedAt int64 `protobuf:"varint,6,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// Estimate, from the tables.
+	StoredBytes int64 `protobuf:"varint,7,opt,name=stored_bytes,json=storedBytes,proto3" json:"stored_bytes,omitempty"`
+	// Requests that are worked on now.
+	InFlight      int32 `protobuf:"varint,8,opt,name=in_flight,json=inFlight,proto3" json:"in_flight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tenant) Reset() {
+	*x = Tenant{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tenant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tenant) ProtoMessage() {}
+
+func (x *Tenant) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tenant.ProtoReflect.Descriptor instead.
+func (*Tenant) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Tenant) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Tenant) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Tenant) GetState() TenantState {
+	if x != nil {
+		return x.State
+	}
+	return TenantState_TENANT_STATE_UNSPECIFIED
+}
+
+func (x *Tenant) GetQuota() *TenantQuota {
+	if x != nil {
+		return x.Quota
+	}
+	return nil
+}
+
+func (x *Tenant) GetConflicts() ConflictPolicy {
+	if x != nil {
+		return x.Conflicts
+	}
+	return ConflictPolicy_CONFLICT_POLICY_UNSPECIFIED
+}
+
+func (x *Tenant) GetCreatedAt() int64 {
+	if x != nil {
+		return x.CreatedAt
+	}
+	return 0
+}
+
+func (x *Tenant) GetStoredBytes() int64 {
+	if x != nil {
+		return x.StoredBytes
+	}
+	return 0
+}
+
+func (x *Tenant) GetInFlight() int32 {
+	if x != nil {
+		return x.InFlight
+	}
+	return 0
+}
+
+type CreateTenantRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Absent: no limits.
+	Quota *TenantQuota `protobuf:"bytes,2,opt,name=quota,proto3" json:"quota,omitempty"`
+	// Unspecified: siblings are kept.
+	Conflicts     ConflictPolicy `protobuf:"varint,3,opt,name=conflicts,proto3,enum=pairdb.admin.v1.ConflictPolicy" json:"conflicts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateTenantRequest) Reset() {
+	*x = CreateTenantRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTenantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTenantRequest) ProtoMessage() {}
+
+func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTenantRequest.ProtoReflect.Descriptor instead.
+func (*CreateTenantRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *CreateTenantRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateTenantRequest) GetQuota() *TenantQuota {
+	if x != nil {
+		return x.Quota
+	}
+	return nil
+}
+
+func (x *CreateTenantRequest) GetConflicts() ConflictPolicy {
+	if x != nil {
+		return x.Conflicts
+	}
+	return ConflictPolicy_CONFLICT_POLICY_UNSPECIFIED
+}
+
+type CreateTenantResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenant        *Tenant                `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CreateTenantResponse) Reset() {
+	*x = CreateTenantResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CreateTenantResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CreateTenantResponse) ProtoMessage() {}
+
+func (x *CreateTenantResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CreateTenantResponse.ProtoReflect.Descriptor instead.
+func (*CreateTenantResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *CreateTenantResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+type UpdateTenantRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Absent: as it is.
+	Quota *TenantQuota `protobuf:"bytes,2,opt,name=quota,proto3" json:"quota,omitempty"`
+	// Unspecified: as it is.
+	Conflicts     ConflictPolicy `protobuf:"varint,3,opt,name=conflicts,proto3,enum=pairdb.admin.v1.ConflictPolicy" json:"conflicts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateTenantRequest) Reset() {
+	*x = UpdateTenantRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateTenantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateTenantRequest) ProtoMessage() {}
+
+func (x *UpdateTenantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateTenantRequest.ProtoReflect.Descriptor instead.
+func (*UpdateTenantRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *UpdateTenantRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *UpdateTenantRequest) GetQuota() *TenantQuota {
+	if x != nil {
+		return x.Quota
+	}
+	return nil
+}
+
+func (x *UpdateTenantRequest) GetConflicts() ConflictPolicy {
+	if x != nil {
+		return x.Conflicts
+	}
+	return ConflictPolicy_CONFLICT_POLICY_UNSPECIFIED
+}
+
+type UpdateTenantResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenant        *Tenant                `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpdateTenantResponse) Reset() {
+	*x = UpdateTenantResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpdateTenantResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpdateTenantResponse) ProtoMessage() {}
+
+func (x *UpdateTenantResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpdateTenantResponse.ProtoReflect.Descriptor instead.
+func (*UpdateTenantResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *UpdateTenantResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+type DropTenantRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropTenantRequest) Reset() {
+	*x = DropTenantRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropTenantRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropTenantRequest) ProtoMessage() {}
+
+func (x *DropTenantRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropTenantRequest.ProtoReflect.Descriptor instead.
+func (*DropTenantRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DropTenantRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type DropTenantResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Tenant        *Tenant                `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DropTenantResponse) Reset() {
+	*x = DropTenantResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DropTenantResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DropTenantResponse) ProtoMessage() {}
+
+func (x *DropTenantResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DropTenantResponse.ProtoReflect.Descriptor instead.
+func (*DropTenantResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *DropTenantResponse) GetTenant() *Tenant {
+	if x != nil {
+		return x.Tenant
+	}
+	return nil
+}
+
+type ListTenantsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Also those that were dropped.
+	IncludeDropped bool `protobuf:"varint,1,opt,name=include_dropped,json=includeDropped,proto3" json:"include_dropped,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *ListTenantsRequest) Reset() {
+	*x = ListTenantsRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTenantsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTenantsRequest) ProtoMessage() {}
+
+func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
+func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ListTenantsRequest) GetIncludeDropped() bool {
+	if x != nil {
+		return x.IncludeDropped
+	}
+	return false
+}
+
+type ListTenantsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node refuses tenants that are not in the list (PAIRDB_TENANTS=strict).
+	Strict        bool      `protobuf:"varint,1,opt,name=strict,proto3" json:"strict,omitempty"`
+	Tenants       []*Tenant `protobuf:"bytes,2,rep,name=tenants,proto3" json:"tenants,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTenantsResponse) Reset() {
+	*x = ListTenantsResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTenantsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTenantsResponse) ProtoMessage() {}
+
+func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
+func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *ListTenantsResponse) GetStrict() bool {
+	if x != nil {
+		return x.Strict
+	}
+	return false
+}
+
+func (x *ListTenantsResponse) GetTenants() []*Tenant {
+	if x != nil {
+		return x.Tenants
+	}
+	return nil
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -32,7 +717,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[0]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -44,7 +729,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[0]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -57,7 +742,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{0}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 type StatusResponse struct {
@@ -88,7 +773,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[1]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -100,7 +785,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[1]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -113,7 +798,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{1}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StatusResponse) GetNodeId() string {
@@ -256,7 +941,7 @@ type Level struct {
 
 func (x *Level) Reset() {
 	*x = Level{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[2]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -268,7 +953,7 @@ func (x *Level) String() string {
 func (*Level) ProtoMessage() {}
 
 func (x *Level) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[2]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -281,7 +966,7 @@ func (x *Level) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Level.ProtoReflect.Descriptor instead.
 func (*Level) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Level) GetLevel() int32 {
@@ -337,7 +1022,7 @@ type Memtables struct {
 
 func (x *Memtables) Reset() {
 	*x = Memtables{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[3]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -349,7 +1034,7 @@ func (x *Memtables) String() string {
 func (*Memtables) ProtoMessage() {}
 
 func (x *Memtables) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[3]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -362,7 +1047,7 @@ func (x *Memtables) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memtables.ProtoReflect.Descriptor instead.
 func (*Memtables) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Memtables) GetActiveBytes() int64 {
@@ -396,7 +1081,7 @@ type CommitLog struct {
 
 func (x *CommitLog) Reset() {
 	*x = CommitLog{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[4]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -408,7 +1093,7 @@ func (x *CommitLog) String() string {
 func (*CommitLog) ProtoMessage() {}
 
 func (x *CommitLog) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[4]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -421,7 +1106,7 @@ func (x *CommitLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitLog.ProtoReflect.Descriptor instead.
 func (*CommitLog) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CommitLog) GetSegments() int64 {
@@ -458,7 +1143,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[5]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -470,7 +1155,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[5]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -483,7 +1168,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Job) GetId() uint64 {
@@ -575,7 +1260,7 @@ type Worker struct {
 
 func (x *Worker) Reset() {
 	*x = Worker{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[6]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -587,7 +1272,7 @@ func (x *Worker) String() string {
 func (*Worker) ProtoMessage() {}
 
 func (x *Worker) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[6]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -600,7 +1285,7 @@ func (x *Worker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Worker.ProtoReflect.Descriptor instead.
 func (*Worker) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Worker) GetId() string {
@@ -648,7 +1333,7 @@ type CompactionTotals struct {
 
 func (x *CompactionTotals) Reset() {
 	*x = CompactionTotals{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -660,7 +1345,7 @@ func (x *CompactionTotals) String() string {
 func (*CompactionTotals) ProtoMessage() {}
 
 func (x *CompactionTotals) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -673,7 +1358,7 @@ func (x *CompactionTotals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactionTotals.ProtoReflect.Descriptor instead.
 func (*CompactionTotals) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CompactionTotals) GetInstalledExternal() int64 {
@@ -746,7 +1431,7 @@ type Cache struct {
 
 func (x *Cache) Reset() {
 	*x = Cache{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +1443,7 @@ func (x *Cache) String() string {
 func (*Cache) ProtoMessage() {}
 
 func (x *Cache) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +1456,7 @@ func (x *Cache) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cache.ProtoReflect.Descriptor instead.
 func (*Cache) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Cache) GetName() string {
@@ -827,7 +1512,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +1524,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +1537,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Disk) GetTotalBytes() int64 {
@@ -886,7 +1571,7 @@ type QuarantinedTable struct {
 
 func (x *QuarantinedTable) Reset() {
 	*x = QuarantinedTable{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -898,7 +1583,7 @@ func (x *QuarantinedTable) String() string {
 func (*QuarantinedTable) ProtoMessage() {}
 
 func (x *QuarantinedTable) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -911,7 +1596,7 @@ func (x *QuarantinedTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuarantinedTable.ProtoReflect.Descriptor instead.
 func (*QuarantinedTable) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *QuarantinedTable) GetNumber() uint64 {
@@ -936,7 +1621,7 @@ type FlushRequest struct {
 
 func (x *FlushRequest) Reset() {
 	*x = FlushRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -948,7 +1633,7 @@ func (x *FlushRequest) String() string {
 func (*FlushRequest) ProtoMessage() {}
 
 func (x *FlushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -961,7 +1646,7 @@ func (x *FlushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushRequest.ProtoReflect.Descriptor instead.
 func (*FlushRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 type FlushResponse struct {
@@ -972,7 +1657,7 @@ type FlushResponse struct {
 
 func (x *FlushResponse) Reset() {
 	*x = FlushResponse{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -984,7 +1669,7 @@ func (x *FlushResponse) String() string {
 func (*FlushResponse) ProtoMessage() {}
 
 func (x *FlushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -997,7 +1682,7 @@ func (x *FlushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushResponse.ProtoReflect.Descriptor instead.
 func (*FlushResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 type CompactRequest struct {
@@ -1011,7 +1696,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1023,7 +1708,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1036,7 +1721,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CompactRequest) GetTenant() string {
@@ -1064,7 +1749,7 @@ type CompactProgress struct {
 
 func (x *CompactProgress) Reset() {
 	*x = CompactProgress{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1761,7 @@ func (x *CompactProgress) String() string {
 func (*CompactProgress) ProtoMessage() {}
 
 func (x *CompactProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1774,7 @@ func (x *CompactProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactProgress.ProtoReflect.Descriptor instead.
 func (*CompactProgress) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CompactProgress) GetDoneBytes() int64 {
@@ -1123,7 +1808,7 @@ type SnapshotRequest struct {
 
 func (x *SnapshotRequest) Reset() {
 	*x = SnapshotRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1135,7 +1820,7 @@ func (x *SnapshotRequest) String() string {
 func (*SnapshotRequest) ProtoMessage() {}
 
 func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1148,7 +1833,7 @@ func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SnapshotRequest) GetName() string {
@@ -1172,7 +1857,7 @@ type SnapshotInfo struct {
 
 func (x *SnapshotInfo) Reset() {
 	*x = SnapshotInfo{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1184,7 +1869,7 @@ func (x *SnapshotInfo) String() string {
 func (*SnapshotInfo) ProtoMessage() {}
 
 func (x *SnapshotInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1197,7 +1882,7 @@ func (x *SnapshotInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotInfo.ProtoReflect.Descriptor instead.
 func (*SnapshotInfo) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *SnapshotInfo) GetName() string {
@@ -1244,7 +1929,7 @@ type SnapshotResponse struct {
 
 func (x *SnapshotResponse) Reset() {
 	*x = SnapshotResponse{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1941,7 @@ func (x *SnapshotResponse) String() string {
 func (*SnapshotResponse) ProtoMessage() {}
 
 func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1954,7 @@ func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SnapshotResponse) GetSnapshot() *SnapshotInfo {
@@ -1287,7 +1972,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1299,7 +1984,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1312,7 +1997,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 type ListSnapshotsResponse struct {
@@ -1324,7 +2009,7 @@ type ListSnapshotsResponse struct {
 
 func (x *ListSnapshotsResponse) Reset() {
 	*x = ListSnapshotsResponse{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1336,7 +2021,7 @@ func (x *ListSnapshotsResponse) String() string {
 func (*ListSnapshotsResponse) ProtoMessage() {}
 
 func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1349,7 +2034,7 @@ func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsResponse.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListSnapshotsResponse) GetSnapshots() []*SnapshotInfo {
@@ -1368,7 +2053,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1380,7 +2065,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1393,7 +2078,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *DeleteSnapshotRequest) GetName() string {
@@ -1411,7 +2096,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1423,7 +2108,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1436,7 +2121,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 type VerifyRequest struct {
@@ -1449,7 +2134,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +2146,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +2159,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *VerifyRequest) GetMaxBytesPerSecond() int64 {
@@ -1498,7 +2183,7 @@ type VerifyProgress struct {
 
 func (x *VerifyProgress) Reset() {
 	*x = VerifyProgress{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1510,7 +2195,7 @@ func (x *VerifyProgress) String() string {
 func (*VerifyProgress) ProtoMessage() {}
 
 func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1523,7 +2208,7 @@ func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
 func (*VerifyProgress) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *VerifyProgress) GetDoneBytes() int64 {
@@ -1576,7 +2261,7 @@ type TablesRequest struct {
 
 func (x *TablesRequest) Reset() {
 	*x = TablesRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +2273,7 @@ func (x *TablesRequest) String() string {
 func (*TablesRequest) ProtoMessage() {}
 
 func (x *TablesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +2286,7 @@ func (x *TablesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TablesRequest.ProtoReflect.Descriptor instead.
 func (*TablesRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 type Table struct {
@@ -1625,7 +2310,7 @@ type Table struct {
 
 func (x *Table) Reset() {
 	*x = Table{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1637,7 +2322,7 @@ func (x *Table) String() string {
 func (*Table) ProtoMessage() {}
 
 func (x *Table) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1650,7 +2335,7 @@ func (x *Table) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Table.ProtoReflect.Descriptor instead.
 func (*Table) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Table) GetNumber() uint64 {
@@ -1739,7 +2424,7 @@ type TablesResponse struct {
 
 func (x *TablesResponse) Reset() {
 	*x = TablesResponse{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1751,7 +2436,7 @@ func (x *TablesResponse) String() string {
 func (*TablesResponse) ProtoMessage() {}
 
 func (x *TablesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1764,7 +2449,7 @@ func (x *TablesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TablesResponse.ProtoReflect.Descriptor instead.
 func (*TablesResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *TablesResponse) GetTables() []*Table {
@@ -1778,7 +2463,45 @@ var File_pairdb_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_pairdb_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1bpairdb/admin/v1/admin.proto\x12\x0fpairdb.admin.v1\x1a\x19pairdb/data/v1/data.proto\"\x0f\n" +
+	"\x1bpairdb/admin/v1/admin.proto\x12\x0fpairdb.admin.v1\x1a\x19pairdb/data/v1/data.proto\"\xab\x01\n" +
+	"\vTenantQuota\x122\n" +
+	"\x15operations_per_second\x18\x01 \x01(\x03R\x13operationsPerSecond\x12(\n" +
+	"\x10bytes_per_second\x18\x02 \x01(\x03R\x0ebytesPerSecond\x12\x1b\n" +
+	"\tin_flight\x18\x03 \x01(\x05R\binFlight\x12!\n" +
+	"\fstored_bytes\x18\x04 \x01(\x03R\vstoredBytes\"\xc2\x02\n" +
+	"\x06Tenant\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x122\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x1c.pairdb.admin.v1.TenantStateR\x05state\x122\n" +
+	"\x05quota\x18\x04 \x01(\v2\x1c.pairdb.admin.v1.TenantQuotaR\x05quota\x12=\n" +
+	"\tconflicts\x18\x05 \x01(\x0e2\x1f.pairdb.admin.v1.ConflictPolicyR\tconflicts\x12\x1d\n" +
+	"\n" +
+	"created_at\x18\x06 \x01(\x03R\tcreatedAt\x12!\n" +
+	"\fstored_bytes\x18\a \x01(\x03R\vstoredBytes\x12\x1b\n" +
+	"\tin_flight\x18\b \x01(\x05R\binFlight\"\x9c\x01\n" +
+	"\x13CreateTenantRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
+	"\x05quota\x18\x02 \x01(\v2\x1c.pairdb.admin.v1.TenantQuotaR\x05quota\x12=\n" +
+	"\tconflicts\x18\x03 \x01(\x0e2\x1f.pairdb.admin.v1.ConflictPolicyR\tconflicts\"G\n" +
+	"\x14CreateTenantResponse\x12/\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x17.pairdb.admin.v1.TenantR\x06tenant\"\x9c\x01\n" +
+	"\x13UpdateTenantRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x122\n" +
+	"\x05quota\x18\x02 \x01(\v2\x1c.pairdb.admin.v1.TenantQuotaR\x05quota\x12=\n" +
+	"\tconflicts\x18\x03 \x01(\x0e2\x1f.pairdb.admin.v1.ConflictPolicyR\tconflicts\"G\n" +
+	"\x14UpdateTenantResponse\x12/\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x17.pairdb.admin.v1.TenantR\x06tenant\"'\n" +
+	"\x11DropTenantRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"E\n" +
+	"\x12DropTenantResponse\x12/\n" +
+	"\x06tenant\x18\x01 \x01(\v2\x17.pairdb.admin.v1.TenantR\x06tenant\"=\n" +
+	"\x12ListTenantsRequest\x12'\n" +
+	"\x0finclude_dropped\x18\x01 \x01(\bR\x0eincludeDropped\"`\n" +
+	"\x13ListTenantsResponse\x12\x16\n" +
+	"\x06strict\x18\x01 \x01(\bR\x06strict\x121\n" +
+	"\atenants\x18\x02 \x03(\v2\x17.pairdb.admin.v1.TenantR\atenants\"\x0f\n" +
 	"\rStatusRequest\"\x9f\x06\n" +
 	"\x0eStatusResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x18\n" +
@@ -1927,7 +2650,16 @@ const file_pairdb_admin_v1_admin_proto_rawDesc = "" +
 	" \x01(\tR\x06origin\x12 \n" +
 	"\vquarantined\x18\v \x01(\bR\vquarantined\"@\n" +
 	"\x0eTablesResponse\x12.\n" +
-	"\x06tables\x18\x01 \x03(\v2\x16.pairdb.admin.v1.TableR\x06tables2\x9d\x05\n" +
+	"\x06tables\x18\x01 \x03(\v2\x16.pairdb.admin.v1.TableR\x06tables*z\n" +
+	"\x0eConflictPolicy\x12\x1f\n" +
+	"\x1bCONFLICT_POLICY_UNSPECIFIED\x10\x00\x12!\n" +
+	"\x1dCONFLICT_POLICY_KEEP_SIBLINGS\x10\x01\x12$\n" +
+	" CONFLICT_POLICY_LAST_WRITER_WINS\x10\x02*y\n" +
+	"\vTenantState\x12\x1c\n" +
+	"\x18TENANT_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13TENANT_STATE_ACTIVE\x10\x01\x12\x19\n" +
+	"\x15TENANT_STATE_DROPPING\x10\x02\x12\x18\n" +
+	"\x14TENANT_STATE_DROPPED\x10\x032\x88\b\n" +
 	"\fAdminService\x12I\n" +
 	"\x06Status\x12\x1e.pairdb.admin.v1.StatusRequest\x1a\x1f.pairdb.admin.v1.StatusResponse\x12F\n" +
 	"\x05Flush\x12\x1d.pairdb.admin.v1.FlushRequest\x1a\x1e.pairdb.admin.v1.FlushResponse\x12N\n" +
@@ -1936,7 +2668,12 @@ const file_pairdb_admin_v1_admin_proto_rawDesc = "" +
 	"\rListSnapshots\x12%.pairdb.admin.v1.ListSnapshotsRequest\x1a&.pairdb.admin.v1.ListSnapshotsResponse\x12a\n" +
 	"\x0eDeleteSnapshot\x12&.pairdb.admin.v1.DeleteSnapshotRequest\x1a'.pairdb.admin.v1.DeleteSnapshotResponse\x12K\n" +
 	"\x06Verify\x12\x1e.pairdb.admin.v1.VerifyRequest\x1a\x1f.pairdb.admin.v1.VerifyProgress0\x01\x12I\n" +
-	"\x06Tables\x12\x1e.pairdb.admin.v1.TablesRequest\x1a\x1f.pairdb.admin.v1.TablesResponseB8Z6github.com/pairdb/pairdb/proto/pairdb/admin/v1;adminv1b\x06proto3"
+	"\x06Tables\x12\x1e.pairdb.admin.v1.TablesRequest\x1a\x1f.pairdb.admin.v1.TablesResponse\x12[\n" +
+	"\fCreateTenant\x12$.pairdb.admin.v1.CreateTenantRequest\x1a%.pairdb.admin.v1.CreateTenantResponse\x12[\n" +
+	"\fUpdateTenant\x12$.pairdb.admin.v1.UpdateTenantRequest\x1a%.pairdb.admin.v1.UpdateTenantResponse\x12U\n" +
+	"\n" +
+	"DropTenant\x12\".pairdb.admin.v1.DropTenantRequest\x1a#.pairdb.admin.v1.DropTenantResponse\x12X\n" +
+	"\vListTenants\x12#.pairdb.admin.v1.ListTenantsRequest\x1a$.pairdb.admin.v1.ListTenantsResponseB8Z6github.com/pairdb/pairdb/proto/pairdb/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_pairdb_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -1950,73 +2687,105 @@ func file_pairdb_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_pairdb_admin_v1_admin_proto_rawDescData
 }
 
-var file_pairdb_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_pairdb_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_pairdb_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_pairdb_admin_v1_admin_proto_goTypes = []any{
-	(*StatusRequest)(nil),          // 0: pairdb.admin.v1.StatusRequest
-	(*StatusResponse)(nil),         // 1: pairdb.admin.v1.StatusResponse
-	(*Level)(nil),                  // 2: pairdb.admin.v1.Level
-	(*Memtables)(nil),              // 3: pairdb.admin.v1.Memtables
-	(*CommitLog)(nil),              // 4: pairdb.admin.v1.CommitLog
-	(*Job)(nil),                    // 5: pairdb.admin.v1.Job
-	(*Worker)(nil),                 // 6: pairdb.admin.v1.Worker
-	(*CompactionTotals)(nil),       // 7: pairdb.admin.v1.CompactionTotals
-	(*Cache)(nil),                  // 8: pairdb.admin.v1.Cache
-	(*Disk)(nil),                   // 9: pairdb.admin.v1.Disk
-	(*QuarantinedTable)(nil),       // 10: pairdb.admin.v1.QuarantinedTable
-	(*FlushRequest)(nil),           // 11: pairdb.admin.v1.FlushRequest
-	(*FlushResponse)(nil),          // 12: pairdb.admin.v1.FlushResponse
-	(*CompactRequest)(nil),         // 13: pairdb.admin.v1.CompactRequest
-	(*CompactProgress)(nil),        // 14: pairdb.admin.v1.CompactProgress
-	(*SnapshotRequest)(nil),        // 15: pairdb.admin.v1.SnapshotRequest
-	(*SnapshotInfo)(nil),           // 16: pairdb.admin.v1.SnapshotInfo
-	(*SnapshotResponse)(nil),       // 17: pairdb.admin.v1.SnapshotResponse
-	(*ListSnapshotsRequest)(nil),   // 18: pairdb.admin.v1.ListSnapshotsRequest
-	(*ListSnapshotsResponse)(nil),  // 19: pairdb.admin.v1.ListSnapshotsResponse
-	(*DeleteSnapshotRequest)(nil),  // 20: pairdb.admin.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil), // 21: pairdb.admin.v1.DeleteSnapshotResponse
-	(*VerifyRequest)(nil),          // 22: pairdb.admin.v1.VerifyRequest
-	(*VerifyProgress)(nil),         // 23: pairdb.admin.v1.VerifyProgress
-	(*TablesRequest)(nil),          // 24: pairdb.admin.v1.TablesRequest
-	(*Table)(nil),                  // 25: pairdb.admin.v1.Table
-	(*TablesResponse)(nil),         // 26: pairdb.admin.v1.TablesResponse
-	(*v1.KeyRange)(nil),            // 27: pairdb.data.v1.KeyRange
+	(ConflictPolicy)(0),            // 0: pairdb.admin.v1.ConflictPolicy
+	(TenantState)(0),               // 1: pairdb.admin.v1.TenantState
+	(*TenantQuota)(nil),            // 2: pairdb.admin.v1.TenantQuota
+	(*Tenant)(nil),                 // 3: pairdb.admin.v1.Tenant
+	(*CreateTenantRequest)(nil),    // 4: pairdb.admin.v1.CreateTenantRequest
+	(*CreateTenantResponse)(nil),   // 5: pairdb.admin.v1.CreateTenantResponse
+	(*UpdateTenantRequest)(nil),    // 6: pairdb.admin.v1.UpdateTenantRequest
+	(*UpdateTenantResponse)(nil),   // 7: pairdb.admin.v1.UpdateTenantResponse
+	(*DropTenantRequest)(nil),      // 8: pairdb.admin.v1.DropTenantRequest
+	(*DropTenantResponse)(nil),     // 9: pairdb.admin.v1.DropTenantResponse
+	(*ListTenantsRequest)(nil),     // 10: pairdb.admin.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),    // 11: pairdb.admin.v1.ListTenantsResponse
+	(*StatusRequest)(nil),          // 12: pairdb.admin.v1.StatusRequest
+	(*StatusResponse)(nil),         // 13: pairdb.admin.v1.StatusResponse
+	(*Level)(nil),                  // 14: pairdb.admin.v1.Level
+	(*Memtables)(nil),              // 15: pairdb.admin.v1.Memtables
+	(*CommitLog)(nil),              // 16: pairdb.admin.v1.CommitLog
+	(*Job)(nil),                    // 17: pairdb.admin.v1.Job
+	(*Worker)(nil),                 // 18: pairdb.admin.v1.Worker
+	(*CompactionTotals)(nil),       // 19: pairdb.admin.v1.CompactionTotals
+	(*Cache)(nil),                  // 20: pairdb.admin.v1.Cache
+	(*Disk)(nil),                   // 21: pairdb.admin.v1.Disk
+	(*QuarantinedTable)(nil),       // 22: pairdb.admin.v1.QuarantinedTable
+	(*FlushRequest)(nil),           // 23: pairdb.admin.v1.FlushRequest
+	(*FlushResponse)(nil),          // 24: pairdb.admin.v1.FlushResponse
+	(*CompactRequest)(nil),         // 25: pairdb.admin.v1.CompactRequest
+	(*CompactProgress)(nil),        // 26: pairdb.admin.v1.CompactProgress
+	(*SnapshotRequest)(nil),        // 27: pairdb.admin.v1.SnapshotRequest
+	(*SnapshotInfo)(nil),           // 28: pairdb.admin.v1.SnapshotInfo
+	(*SnapshotResponse)(nil),       // 29: pairdb.admin.v1.SnapshotResponse
+	(*ListSnapshotsRequest)(nil),   // 30: pairdb.admin.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil),  // 31: pairdb.admin.v1.ListSnapshotsResponse
+	(*DeleteSnapshotRequest)(nil),  // 32: pairdb.admin.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil), // 33: pairdb.admin.v1.DeleteSnapshotResponse
+	(*VerifyRequest)(nil),          // 34: pairdb.admin.v1.VerifyRequest
+	(*VerifyProgress)(nil),         // 35: pairdb.admin.v1.VerifyProgress
+	(*TablesRequest)(nil),          // 36: pairdb.admin.v1.TablesRequest
+	(*Table)(nil),                  // 37: pairdb.admin.v1.Table
+	(*TablesResponse)(nil),         // 38: pairdb.admin.v1.TablesResponse
+	(*v1.KeyRange)(nil),            // 39: pairdb.data.v1.KeyRange
 }
 var file_pairdb_admin_v1_admin_proto_depIdxs = []int32{
-	2,  // 0: pairdb.admin.v1.StatusResponse.levels:type_name -> pairdb.admin.v1.Level
-	3,  // 1: pairdb.admin.v1.StatusResponse.memtables:type_name -> pairdb.admin.v1.Memtables
-	4,  // 2: pairdb.admin.v1.StatusResponse.commit_log:type_name -> pairdb.admin.v1.CommitLog
-	5,  // 3: pairdb.admin.v1.StatusResponse.jobs:type_name -> pairdb.admin.v1.Job
-	6,  // 4: pairdb.admin.v1.StatusResponse.workers:type_name -> pairdb.admin.v1.Worker
-	7,  // 5: pairdb.admin.v1.StatusResponse.compaction:type_name -> pairdb.admin.v1.CompactionTotals
-	8,  // 6: pairdb.admin.v1.StatusResponse.caches:type_name -> pairdb.admin.v1.Cache
-	9,  // 7: pairdb.admin.v1.StatusResponse.disk:type_name -> pairdb.admin.v1.Disk
-	10, // 8: pairdb.admin.v1.StatusResponse.quarantined:type_name -> pairdb.admin.v1.QuarantinedTable
-	27, // 9: pairdb.admin.v1.CompactRequest.range:type_name -> pairdb.data.v1.KeyRange
-	16, // 10: pairdb.admin.v1.SnapshotResponse.snapshot:type_name -> pairdb.admin.v1.SnapshotInfo
-	16, // 11: pairdb.admin.v1.ListSnapshotsResponse.snapshots:type_name -> pairdb.admin.v1.SnapshotInfo
-	10, // 12: pairdb.admin.v1.VerifyProgress.corrupt:type_name -> pairdb.admin.v1.QuarantinedTable
-	25, // 13: pairdb.admin.v1.TablesResponse.tables:type_name -> pairdb.admin.v1.Table
-	0,  // 14: pairdb.admin.v1.AdminService.Status:input_type -> pairdb.admin.v1.StatusRequest
-	11, // 15: pairdb.admin.v1.AdminService.Flush:input_type -> pairdb.admin.v1.FlushRequest
-	13, // 16: pairdb.admin.v1.AdminService.Compact:input_type -> pairdb.admin.v1.CompactRequest
-	15, // 17: pairdb.admin.v1.AdminService.Snapshot:input_type -> pairdb.admin.v1.SnapshotRequest
-	18, // 18: pairdb.admin.v1.AdminService.ListSnapshots:input_type -> pairdb.admin.v1.ListSnapshotsRequest
-	20, // 19: pairdb.admin.v1.AdminService.DeleteSnapshot:input_type -> pairdb.admin.v1.DeleteSnapshotRequest
-	22, // 20: pairdb.admin.v1.AdminService.Verify:input_type -> pairdb.admin.v1.VerifyRequest
-	24, // 21: pairdb.admin.v1.AdminService.Tables:input_type -> pairdb.admin.v1.TablesRequest
-	1,  // 22: pairdb.admin.v1.AdminService.Status:output_type -> pairdb.admin.v1.StatusResponse
-	12, // 23: pairdb.admin.v1.AdminService.Flush:output_type -> pairdb.admin.v1.FlushResponse
-	14, // 24: pairdb.admin.v1.AdminService.Compact:output_type -> pairdb.admin.v1.CompactProgress
-	17, // 25: pairdb.admin.v1.AdminService.Snapshot:output_type -> pairdb.admin.v1.SnapshotResponse
-	19, // 26: pairdb.admin.v1.AdminService.ListSnapshots:output_type -> pairdb.admin.v1.ListSnapshotsResponse
-	21, // 27: pairdb.admin.v1.AdminService.DeleteSnapshot:output_type -> pairdb.admin.v1.DeleteSnapshotResponse
-	23, // 28: pairdb.admin.v1.AdminService.Verify:output_type -> pairdb.admin.v1.VerifyProgress
-	26, // 29: pairdb.admin.v1.AdminService.Tables:output_type -> pairdb.admin.v1.TablesResponse
-	22, // [22:30] is the sub-list for method output_type
-	14, // [14:22] is the sub-list for method input_type
-	14, // [14:14] is the sub-list for extension type_name
-	14, // [14:14] is the sub-list for extension extendee
-	0,  // [0:14] is the sub-list for field type_name
+	1,  // 0: pairdb.admin.v1.Tenant.state:type_name -> pairdb.admin.v1.TenantState
+	2,  // 1: pairdb.admin.v1.Tenant.quota:type_name -> pairdb.admin.v1.TenantQuota
+	0,  // 2: pairdb.admin.v1.Tenant.conflicts:type_name -> pairdb.admin.v1.ConflictPolicy
+	2,  // 3: pairdb.admin.v1.CreateTenantRequest.quota:type_name -> pairdb.admin.v1.TenantQuota
+	0,  // 4: pairdb.admin.v1.CreateTenantRequest.conflicts:type_name -> pairdb.admin.v1.ConflictPolicy
+	3,  // 5: pairdb.admin.v1.CreateTenantResponse.tenant:type_name -> pairdb.admin.v1.Tenant
+	2,  // 6: pairdb.admin.v1.UpdateTenantRequest.quota:type_name -> pairdb.admin.v1.TenantQuota
+	0,  // 7: pairdb.admin.v1.UpdateTenantRequest.conflicts:type_name -> pairdb.admin.v1.ConflictPolicy
+	3,  // 8: pairdb.admin.v1.UpdateTenantResponse.tenant:type_name -> pairdb.admin.v1.Tenant
+	3,  // 9: pairdb.admin.v1.DropTenantResponse.tenant:type_name -> pairdb.admin.v1.Tenant
+	3,  // 10: pairdb.admin.v1.ListTenantsResponse.tenants:type_name -> pairdb.admin.v1.Tenant
+	14, // 11: pairdb.admin.v1.StatusResponse.levels:type_name -> pairdb.admin.v1.Level
+	15, // 12: pairdb.admin.v1.StatusResponse.memtables:type_name -> pairdb.admin.v1.Memtables
+	16, // 13: pairdb.admin.v1.StatusResponse.commit_log:type_name -> pairdb.admin.v1.CommitLog
+	17, // 14: pairdb.admin.v1.StatusResponse.jobs:type_name -> pairdb.admin.v1.Job
+	18, // 15: pairdb.admin.v1.StatusResponse.workers:type_name -> pairdb.admin.v1.Worker
+	19, // 16: pairdb.admin.v1.StatusResponse.compaction:type_name -> pairdb.admin.v1.CompactionTotals
+	20, // 17: pairdb.admin.v1.StatusResponse.caches:type_name -> pairdb.admin.v1.Cache
+	21, // 18: pairdb.admin.v1.StatusResponse.disk:type_name -> pairdb.admin.v1.Disk
+	22, // 19: pairdb.admin.v1.StatusResponse.quarantined:type_name -> pairdb.admin.v1.QuarantinedTable
+	39, // 20: pairdb.admin.v1.CompactRequest.range:type_name -> pairdb.data.v1.KeyRange
+	28, // 21: pairdb.admin.v1.SnapshotResponse.snapshot:type_name -> pairdb.admin.v1.SnapshotInfo
+	28, // 22: pairdb.admin.v1.ListSnapshotsResponse.snapshots:type_name -> pairdb.admin.v1.SnapshotInfo
+	22, // 23: pairdb.admin.v1.VerifyProgress.corrupt:type_name -> pairdb.admin.v1.QuarantinedTable
+	37, // 24: pairdb.admin.v1.TablesResponse.tables:type_name -> pairdb.admin.v1.Table
+	12, // 25: pairdb.admin.v1.AdminService.Status:input_type -> pairdb.admin.v1.StatusRequest
+	23, // 26: pairdb.admin.v1.AdminService.Flush:input_type -> pairdb.admin.v1.FlushRequest
+	25, // 27: pairdb.admin.v1.AdminService.Compact:input_type -> pairdb.admin.v1.CompactRequest
+	27, // 28: pairdb.admin.v1.AdminService.Snapshot:input_type -> pairdb.admin.v1.SnapshotRequest
+	30, // 29: pairdb.admin.v1.AdminService.ListSnapshots:input_type -> pairdb.admin.v1.ListSnapshotsRequest
+	32, // 30: pairdb.admin.v1.AdminService.DeleteSnapshot:input_type -> pairdb.admin.v1.DeleteSnapshotRequest
+	34, // 31: pairdb.admin.v1.AdminService.Verify:input_type -> pairdb.admin.v1.VerifyRequest
+	36, // 32: pairdb.admin.v1.AdminService.Tables:input_type -> pairdb.admin.v1.TablesRequest
+	4,  // 33: pairdb.admin.v1.AdminService.CreateTenant:input_type -> pairdb.admin.v1.CreateTenantRequest
+	6,  // 34: pairdb.admin.v1.AdminService.UpdateTenant:input_type -> pairdb.admin.v1.UpdateTenantRequest
+	8,  // 35: pairdb.admin.v1.AdminService.DropTenant:input_type -> pairdb.admin.v1.DropTenantRequest
+	10, // 36: pairdb.admin.v1.AdminService.ListTenants:input_type -> pairdb.admin.v1.ListTenantsRequest
+	13, // 37: pairdb.admin.v1.AdminService.Status:output_type -> pairdb.admin.v1.StatusResponse
+	24, // 38: pairdb.admin.v1.AdminService.Flush:output_type -> pairdb.admin.v1.FlushResponse
+	26, // 39: pairdb.admin.v1.AdminService.Compact:output_type -> pairdb.admin.v1.CompactProgress
+	29, // 40: pairdb.admin.v1.AdminService.Snapshot:output_type -> pairdb.admin.v1.SnapshotResponse
+	31, // 41: pairdb.admin.v1.AdminService.ListSnapshots:output_type -> pairdb.admin.v1.ListSnapshotsResponse
+	33, // 42: pairdb.admin.v1.AdminService.DeleteSnapshot:output_type -> pairdb.admin.v1.DeleteSnapshotResponse
+	35, // 43: pairdb.admin.v1.AdminService.Verify:output_type -> pairdb.admin.v1.VerifyProgress
+	38, // 44: pairdb.admin.v1.AdminService.Tables:output_type -> pairdb.admin.v1.TablesResponse
+	5,  // 45: pairdb.admin.v1.AdminService.CreateTenant:output_type -> pairdb.admin.v1.CreateTenantResponse
+	7,  // 46: pairdb.admin.v1.AdminService.UpdateTenant:output_type -> pairdb.admin.v1.UpdateTenantResponse
+	9,  // 47: pairdb.admin.v1.AdminService.DropTenant:output_type -> pairdb.admin.v1.DropTenantResponse
+	11, // 48: pairdb.admin.v1.AdminService.ListTenants:output_type -> pairdb.admin.v1.ListTenantsResponse
+	37, // [37:49] is the sub-list for method output_type
+	25, // [25:37] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_pairdb_admin_v1_admin_proto_init() }
@@ -2029,13 +2798,14 @@ func file_pairdb_admin_v1_admin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pairdb_admin_v1_admin_proto_rawDesc), len(file_pairdb_admin_v1_admin_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   27,
+			NumEnums:      2,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_pairdb_admin_v1_admin_proto_goTypes,
 		DependencyIndexes: file_pairdb_admin_v1_admin_proto_depIdxs,
+		EnumInfos:         file_pairdb_admin_v1_admin_proto_enumTypes,
 		MessageInfos:      file_pairdb_admin_v1_admin_proto_msgTypes,
 	}.Build()
 	File_pairdb_admin_v1_admin_proto = out.File

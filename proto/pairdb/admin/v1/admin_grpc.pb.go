@@ -29,6 +29,10 @@ const (
 	AdminService_DeleteSnapshot_FullMethodName = "/pairdb.admin.v1.AdminService/DeleteSnapshot"
 	AdminService_Verify_FullMethodName         = "/pairdb.admin.v1.AdminService/Verify"
 	AdminService_Tables_FullMethodName         = "/pairdb.admin.v1.AdminService/Tables"
+	AdminService_CreateTenant_FullMethodName   = "/pairdb.admin.v1.AdminService/CreateTenant"
+	AdminService_UpdateTenant_FullMethodName   = "/pairdb.admin.v1.AdminService/UpdateTenant"
+	AdminService_DropTenant_FullMethodName     = "/pairdb.admin.v1.AdminService/DropTenant"
+	AdminService_ListTenants_FullMethodName    = "/pairdb.admin.v1.AdminService/ListTenants"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -50,6 +54,16 @@ type AdminServiceClient interface {
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyProgress], error)
 	// Tables lists the live tables.
 	Tables(ctx context.Context, in *TablesRequest, opts ...grpc.CallOption) (*TablesResponse, error)
+	// CreateTenant makes a tenant known, with quotas and a policy for conflicts. A tenant that was
+	// dropped begins anew as its next generation. Repeating the call with the same arguments is safe.
+	CreateTenant(ctx context.Context, in *CreateTenantRequest, opts ...grpc.CallOption) (*CreateTenantResponse, error)
+	// UpdateTenant replaces the quota of a tenant, its policy, or both.
+	UpdateTenant(ctx context.Context, in *UpdateTenantRequest, opts ...grpc.CallOption) (*UpdateTenantResponse, error)
+	// DropTenant refuses new requests of a tenant, waits for those in flight, removes all it stored and
+	// frees the space. It returns when nothing of it can be read any more.
+	DropTenant(ctx context.Context, in *DropTenantRequest, opts ...grpc.CallOption) (*DropTenantResponse, error)
+	// ListTenants lists the tenants that are known, by name.
+	ListTenants(ctx context.Context, in *ListTenantsRequest, opts ...grpc.CallOption) (*ListTenantsResponse, error)
 }
 
 type adminServiceClient struct {
@@ -158,6 +172,46 @@ func (c *adminServiceClient) Tables(ctx context.Context, in *TablesRequest, opts
 	return out, nil
 }
 
+func (c *adminServiceClient) CreateTenant(ctx context.Context, in *CreateTenantRequest, opts ...grpc.CallOption) (*CreateTenantResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CreateTenantResponse)
+	err := c.cc.Invoke(ctx, AdminService_CreateTenant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) UpdateTenant(ctx context.Context, in *UpdateTenantRequest, opts ...grpc.CallOption) (*UpdateTenantResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(UpdateTenantResponse)
+	err := c.cc.Invoke(ctx, AdminService_UpdateTenant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) DropTenant(ctx context.Context, in *DropTenantRequest, opts ...grpc.CallOption) (*DropTenantResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DropTenantResponse)
+	err := c.cc.Invoke(ctx, AdminService_DropTenant_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ListTenants(ctx context.Context, in *ListTenantsRequest, opts ...grpc.CallOption) (*ListTenantsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListTenantsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListTenants_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -177,6 +231,16 @@ type AdminServiceServer interface {
 	Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyProgress]) error
 	// Tables lists the live tables.
 	Tables(context.Context, *TablesRequest) (*TablesResponse, error)
+	// CreateTenant makes a tenant known, with quotas and a policy for conflicts. A tenant that was
+	// dropped begins anew as its next generation. Repeating the call with the same arguments is safe.
+	CreateTenant(context.Context, *CreateTenantRequest) (*CreateTenantResponse, error)
+	// UpdateTenant replaces the quota of a tenant, its policy, or both.
+	UpdateTenant(context.Context, *UpdateTenantRequest) (*UpdateTenantResponse, error)
+	// DropTenant refuses new requests of a tenant, waits for those in flight, removes all it stored and
+	// frees the space. It returns when nothing of it can be read any more.
+	DropTenant(context.Context, *DropTenantRequest) (*DropTenantResponse, error)
+	// ListTenants lists the tenants that are known, by name.
+	ListTenants(context.Context, *ListTenantsRequest) (*ListTenantsResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -210,6 +274,18 @@ func (UnimplementedAdminServiceServer) Verify(*VerifyRequest, grpc.ServerStreami
 }
 func (UnimplementedAdminServiceServer) Tables(context.Context, *TablesRequest) (*TablesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Tables not implemented")
+}
+func (UnimplementedAdminServiceServer) CreateTenant(context.Context, *CreateTenantRequest) (*CreateTenantResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CreateTenant not implemented")
+}
+func (UnimplementedAdminServiceServer) UpdateTenant(context.Context, *UpdateTenantRequest) (*UpdateTenantResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method UpdateTenant not implemented")
+}
+func (UnimplementedAdminServiceServer) DropTenant(context.Context, *DropTenantRequest) (*DropTenantResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DropTenant not implemented")
+}
+func (UnimplementedAdminServiceServer) ListTenants(context.Context, *ListTenantsRequest) (*ListTenantsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListTenants not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -362,6 +438,78 @@ func _AdminService_Tables_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_CreateTenant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CreateTenantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).CreateTenant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_CreateTenant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).CreateTenant(ctx, req.(*CreateTenantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_UpdateTenant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(UpdateTenantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).UpdateTenant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_UpdateTenant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).UpdateTenant(ctx, req.(*UpdateTenantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_DropTenant_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DropTenantRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).DropTenant(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_DropTenant_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).DropTenant(ctx, req.(*DropTenantRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ListTenants_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListTenantsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListTenants(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListTenants_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListTenants(ctx, req.(*ListTenantsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -392,6 +540,22 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Tables",
 			Handler:    _AdminService_Tables_Handler,
+		},
+		{
+			MethodName: "CreateTenant",
+			Handler:    _AdminService_CreateTenant_Handler,
+		},
+		{
+			MethodName: "UpdateTenant",
+			Handler:    _AdminService_UpdateTenant_Handler,
+		},
+		{
+			MethodName: "DropTenant",
+			Handler:    _AdminService_DropTenant_Handler,
+		},
+		{
+			MethodName: "ListTenants",
+			Handler:    _AdminService_ListTenants_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -97,8 +97,15 @@ type WriteRequest struct {
 	//	*WriteRequest_Clock
 	//	*WriteRequest_Context
 	Causality isWriteRequest_Causality `protobuf_oneof:"causality"`
-	// Time to live in seconds from now; 0 is for ever.
-	TtlSeconds    int64 `protobuf:"varint,6,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	// Time to live in seconds from now, at most a hundred years; 0 is for ever.
+	TtlSeconds int64 `protobuf:"varint,6,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	// Names the request, so that a repeat of it within 24 hours gets the first answer and changes
+	// nothing, also after a restart of the node. 1 to 128 bytes of UTF-8 without control characters;
+	// empty: none. Another request under the same key is refused with IDEMPOTENCY_KEY_REUSED. It holds
+	// for the tenant on this node; across nodes the clock tells repeats.
+	IdempotencyKey string `protobuf:"bytes,7,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	// Absent: none.
+	Condition     *Condition `protobuf:"bytes,8,opt,name=condition,proto3" json:"condition,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -186,6 +193,20 @@ func (x *WriteRequest) GetTtlSeconds() int64 {
 	return 0
 }
 
+func (x *WriteRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *WriteRequest) GetCondition() *Condition {
+	if x != nil {
+		return x.Condition
+	}
+	return nil
+}
+
 type isWriteRequest_Causality interface {
 	isWriteRequest_Causality()
 }
@@ -204,20 +225,127 @@ func (*WriteRequest_Clock) isWriteRequest_Causality() {}
 
 func (*WriteRequest_Context) isWriteRequest_Causality() {}
 
+// Condition must hold for the key on this node, or the write is refused with CONDITION_FAILED, which
+// carries the clock of the key as it is (a detail of type pairdb.data.v1.VectorClock). It is checked
+// and the write applied as one step on this node; other replicas are not asked.
+type Condition struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to When:
+	//
+	//	*Condition_Absent
+	//	*Condition_Clock
+	//	*Condition_ValueSha256
+	When          isCondition_When `protobuf_oneof:"when"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Condition) Reset() {
+	*x = Condition{}
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Condition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Condition) ProtoMessage() {}
+
+func (x *Condition) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Condition.ProtoReflect.Descriptor instead.
+func (*Condition) Descriptor() ([]byte, []int) {
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Condition) GetWhen() isCondition_When {
+	if x != nil {
+		return x.When
+	}
+	return nil
+}
+
+func (x *Condition) GetAbsent() bool {
+	if x != nil {
+		if x, ok := x.When.(*Condition_Absent); ok {
+			return x.Absent
+		}
+	}
+	return false
+}
+
+func (x *Condition) GetClock() *v1.VectorClock {
+	if x != nil {
+		if x, ok := x.When.(*Condition_Clock); ok {
+			return x.Clock
+		}
+	}
+	return nil
+}
+
+func (x *Condition) GetValueSha256() []byte {
+	if x != nil {
+		if x, ok := x.When.(*Condition_ValueSha256); ok {
+			return x.ValueSha256
+		}
+	}
+	return nil
+}
+
+type isCondition_When interface {
+	isCondition_When()
+}
+
+type Condition_Absent struct {
+	// True: the key has no live value. False is refused.
+	Absent bool `protobuf:"varint,1,opt,name=absent,proto3,oneof"`
+}
+
+type Condition_Clock struct {
+	// The clock of the key is this one, as a read returned it: nothing was written since. An empty
+	// clock: this node has never seen the key.
+	Clock *v1.VectorClock `protobuf:"bytes,2,opt,name=clock,proto3,oneof"`
+}
+
+type Condition_ValueSha256 struct {
+	// The value that a read returns, the winner's, has this SHA-256; 32 bytes.
+	ValueSha256 []byte `protobuf:"bytes,3,opt,name=value_sha256,json=valueSha256,proto3,oneof"`
+}
+
+func (*Condition_Absent) isCondition_When() {}
+
+func (*Condition_Clock) isCondition_When() {}
+
+func (*Condition_ValueSha256) isCondition_When() {}
+
 type WriteResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Outcome Outcome                `protobuf:"varint,1,opt,name=outcome,proto3,enum=pairdb.storage.v1.Outcome" json:"outcome,omitempty"`
 	// Clock of the key after the write: send it as the context of the next one.
 	Clock *v1.VectorClock `protobuf:"bytes,2,opt,name=clock,proto3" json:"clock,omitempty"`
 	// Values of the key now, tombstones not counted.
-	Siblings      uint32 `protobuf:"varint,3,opt,name=siblings,proto3" json:"siblings,omitempty"`
+	Siblings uint32 `protobuf:"varint,3,opt,name=siblings,proto3" json:"siblings,omitempty"`
+	// True when this is the answer to an earlier request with the same idempotency key.
+	Replayed      bool `protobuf:"varint,4,opt,name=replayed,proto3" json:"replayed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WriteResponse) Reset() {
 	*x = WriteResponse{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[1]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -229,7 +357,7 @@ func (x *WriteResponse) String() string {
 func (*WriteResponse) ProtoMessage() {}
 
 func (x *WriteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[1]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -242,7 +370,7 @@ func (x *WriteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteResponse.ProtoReflect.Descriptor instead.
 func (*WriteResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{1}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *WriteResponse) GetOutcome() Outcome {
@@ -266,6 +394,13 @@ func (x *WriteResponse) GetSiblings() uint32 {
 	return 0
 }
 
+func (x *WriteResponse) GetReplayed() bool {
+	if x != nil {
+		return x.Replayed
+	}
+	return false
+}
+
 type ReadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
@@ -276,7 +411,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[2]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -288,7 +423,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[2]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -301,7 +436,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{2}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ReadRequest) GetTenant() string {
@@ -339,7 +474,7 @@ type ReadResponse struct {
 
 func (x *ReadResponse) Reset() {
 	*x = ReadResponse{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[3]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -351,7 +486,7 @@ func (x *ReadResponse) String() string {
 func (*ReadResponse) ProtoMessage() {}
 
 func (x *ReadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[3]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -364,7 +499,7 @@ func (x *ReadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadResponse.ProtoReflect.Descriptor instead.
 func (*ReadResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{3}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ReadResponse) GetFound() bool {
@@ -417,14 +552,17 @@ type DeleteRequest struct {
 	//
 	//	*DeleteRequest_Clock
 	//	*DeleteRequest_Context
-	Causality     isDeleteRequest_Causality `protobuf_oneof:"causality"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Causality isDeleteRequest_Causality `protobuf_oneof:"causality"`
+	// As in WriteRequest.
+	IdempotencyKey string     `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	Condition      *Condition `protobuf:"bytes,6,opt,name=condition,proto3" json:"condition,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *DeleteRequest) Reset() {
 	*x = DeleteRequest{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[4]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -436,7 +574,7 @@ func (x *DeleteRequest) String() string {
 func (*DeleteRequest) ProtoMessage() {}
 
 func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[4]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -449,7 +587,7 @@ func (x *DeleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{4}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DeleteRequest) GetTenant() string {
@@ -491,6 +629,20 @@ func (x *DeleteRequest) GetContext() *v1.VectorClock {
 	return nil
 }
 
+func (x *DeleteRequest) GetIdempotencyKey() string {
+	if x != nil {
+		return x.IdempotencyKey
+	}
+	return ""
+}
+
+func (x *DeleteRequest) GetCondition() *Condition {
+	if x != nil {
+		return x.Condition
+	}
+	return nil
+}
+
 type isDeleteRequest_Causality interface {
 	isDeleteRequest_Causality()
 }
@@ -508,17 +660,19 @@ func (*DeleteRequest_Clock) isDeleteRequest_Causality() {}
 func (*DeleteRequest_Context) isDeleteRequest_Causality() {}
 
 type DeleteResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Outcome       Outcome                `protobuf:"varint,1,opt,name=outcome,proto3,enum=pairdb.storage.v1.Outcome" json:"outcome,omitempty"`
-	Clock         *v1.VectorClock        `protobuf:"bytes,2,opt,name=clock,proto3" json:"clock,omitempty"`
-	Siblings      uint32                 `protobuf:"varint,3,opt,name=siblings,proto3" json:"siblings,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Outcome  Outcome                `protobuf:"varint,1,opt,name=outcome,proto3,enum=pairdb.storage.v1.Outcome" json:"outcome,omitempty"`
+	Clock    *v1.VectorClock        `protobuf:"bytes,2,opt,name=clock,proto3" json:"clock,omitempty"`
+	Siblings uint32                 `protobuf:"varint,3,opt,name=siblings,proto3" json:"siblings,omitempty"`
+	// As in WriteResponse.
+	Replayed      bool `protobuf:"varint,4,opt,name=replayed,proto3" json:"replayed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteResponse) Reset() {
 	*x = DeleteResponse{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[5]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +684,7 @@ func (x *DeleteResponse) String() string {
 func (*DeleteResponse) ProtoMessage() {}
 
 func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[5]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +697,7 @@ func (x *DeleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{5}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DeleteResponse) GetOutcome() Outcome {
@@ -567,6 +721,13 @@ func (x *DeleteResponse) GetSiblings() uint32 {
 	return 0
 }
 
+func (x *DeleteResponse) GetReplayed() bool {
+	if x != nil {
+		return x.Replayed
+	}
+	return false
+}
+
 type RepairRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Record        *v1.Record             `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
@@ -576,7 +737,7 @@ type RepairRequest struct {
 
 func (x *RepairRequest) Reset() {
 	*x = RepairRequest{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[6]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -588,7 +749,7 @@ func (x *RepairRequest) String() string {
 func (*RepairRequest) ProtoMessage() {}
 
 func (x *RepairRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[6]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -601,7 +762,7 @@ func (x *RepairRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
 func (*RepairRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{6}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *RepairRequest) GetRecord() *v1.Record {
@@ -619,7 +780,7 @@ type RepairResponse struct {
 
 func (x *RepairResponse) Reset() {
 	*x = RepairResponse{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[7]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +792,7 @@ func (x *RepairResponse) String() string {
 func (*RepairResponse) ProtoMessage() {}
 
 func (x *RepairResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[7]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +805,7 @@ func (x *RepairResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
 func (*RepairResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{7}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{8}
 }
 
 // BatchOp is one item of a batch.
@@ -663,7 +824,7 @@ type BatchOp struct {
 
 func (x *BatchOp) Reset() {
 	*x = BatchOp{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[8]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -675,7 +836,7 @@ func (x *BatchOp) String() string {
 func (*BatchOp) ProtoMessage() {}
 
 func (x *BatchOp) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[8]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -688,7 +849,7 @@ func (x *BatchOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchOp.ProtoReflect.Descriptor instead.
 func (*BatchOp) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{8}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *BatchOp) GetKey() string {
@@ -761,15 +922,18 @@ type PutOp struct {
 	//
 	//	*PutOp_Clock
 	//	*PutOp_Context
-	Causality     isPutOp_Causality `protobuf_oneof:"causality"`
-	TtlSeconds    int64             `protobuf:"varint,4,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	Causality isPutOp_Causality `protobuf_oneof:"causality"`
+	// Time to live in seconds from now, at most a hundred years; 0 is for ever.
+	TtlSeconds int64 `protobuf:"varint,4,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
+	// Absent: none. In a batch it sees the operations on the key in front of it.
+	Condition     *Condition `protobuf:"bytes,5,opt,name=condition,proto3" json:"condition,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PutOp) Reset() {
 	*x = PutOp{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[9]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +945,7 @@ func (x *PutOp) String() string {
 func (*PutOp) ProtoMessage() {}
 
 func (x *PutOp) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[9]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +958,7 @@ func (x *PutOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOp.ProtoReflect.Descriptor instead.
 func (*PutOp) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{9}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PutOp) GetValue() []byte {
@@ -836,6 +1000,13 @@ func (x *PutOp) GetTtlSeconds() int64 {
 	return 0
 }
 
+func (x *PutOp) GetCondition() *Condition {
+	if x != nil {
+		return x.Condition
+	}
+	return nil
+}
+
 type isPutOp_Causality interface {
 	isPutOp_Causality()
 }
@@ -858,14 +1029,16 @@ type DeleteOp struct {
 	//
 	//	*DeleteOp_Clock
 	//	*DeleteOp_Context
-	Causality     isDeleteOp_Causality `protobuf_oneof:"causality"`
+	Causality isDeleteOp_Causality `protobuf_oneof:"causality"`
+	// As in PutOp.
+	Condition     *Condition `protobuf:"bytes,3,opt,name=condition,proto3" json:"condition,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteOp) Reset() {
 	*x = DeleteOp{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[10]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +1050,7 @@ func (x *DeleteOp) String() string {
 func (*DeleteOp) ProtoMessage() {}
 
 func (x *DeleteOp) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[10]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +1063,7 @@ func (x *DeleteOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteOp.ProtoReflect.Descriptor instead.
 func (*DeleteOp) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{10}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteOp) GetCausality() isDeleteOp_Causality {
@@ -914,6 +1087,13 @@ func (x *DeleteOp) GetContext() *v1.VectorClock {
 		if x, ok := x.Causality.(*DeleteOp_Context); ok {
 			return x.Context
 		}
+	}
+	return nil
+}
+
+func (x *DeleteOp) GetCondition() *Condition {
+	if x != nil {
+		return x.Condition
 	}
 	return nil
 }
@@ -943,7 +1123,7 @@ type RepairOp struct {
 
 func (x *RepairOp) Reset() {
 	*x = RepairOp{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[11]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -955,7 +1135,7 @@ func (x *RepairOp) String() string {
 func (*RepairOp) ProtoMessage() {}
 
 func (x *RepairOp) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[11]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -968,7 +1148,7 @@ func (x *RepairOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RepairOp.ProtoReflect.Descriptor instead.
 func (*RepairOp) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{11}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RepairOp) GetSiblings() []*v1.Sibling {
@@ -993,7 +1173,7 @@ type BatchWriteRequest struct {
 
 func (x *BatchWriteRequest) Reset() {
 	*x = BatchWriteRequest{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[12]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1185,7 @@ func (x *BatchWriteRequest) String() string {
 func (*BatchWriteRequest) ProtoMessage() {}
 
 func (x *BatchWriteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[12]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1198,7 @@ func (x *BatchWriteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchWriteRequest.ProtoReflect.Descriptor instead.
 func (*BatchWriteRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{12}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *BatchWriteRequest) GetTenant() string {
@@ -1064,7 +1244,7 @@ type ItemError struct {
 
 func (x *ItemError) Reset() {
 	*x = ItemError{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[13]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1076,7 +1256,7 @@ func (x *ItemError) String() string {
 func (*ItemError) ProtoMessage() {}
 
 func (x *ItemError) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[13]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1089,7 +1269,7 @@ func (x *ItemError) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ItemError.ProtoReflect.Descriptor instead.
 func (*ItemError) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{13}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ItemError) GetCode() int32 {
@@ -1131,7 +1311,7 @@ type BatchWriteResult struct {
 
 func (x *BatchWriteResult) Reset() {
 	*x = BatchWriteResult{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[14]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1143,7 +1323,7 @@ func (x *BatchWriteResult) String() string {
 func (*BatchWriteResult) ProtoMessage() {}
 
 func (x *BatchWriteResult) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[14]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1156,7 +1336,7 @@ func (x *BatchWriteResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchWriteResult.ProtoReflect.Descriptor instead.
 func (*BatchWriteResult) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{14}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *BatchWriteResult) GetOutcome() Outcome {
@@ -1190,7 +1370,7 @@ type BatchWriteResponse struct {
 
 func (x *BatchWriteResponse) Reset() {
 	*x = BatchWriteResponse{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[15]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1382,7 @@ func (x *BatchWriteResponse) String() string {
 func (*BatchWriteResponse) ProtoMessage() {}
 
 func (x *BatchWriteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[15]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1395,7 @@ func (x *BatchWriteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchWriteResponse.ProtoReflect.Descriptor instead.
 func (*BatchWriteResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{15}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *BatchWriteResponse) GetResults() []*BatchWriteResult {
@@ -1235,7 +1415,7 @@ type BatchReadRequest struct {
 
 func (x *BatchReadRequest) Reset() {
 	*x = BatchReadRequest{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[16]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1247,7 +1427,7 @@ func (x *BatchReadRequest) String() string {
 func (*BatchReadRequest) ProtoMessage() {}
 
 func (x *BatchReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[16]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1260,7 +1440,7 @@ func (x *BatchReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchReadRequest.ProtoReflect.Descriptor instead.
 func (*BatchReadRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{16}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *BatchReadRequest) GetTenant() string {
@@ -1287,7 +1467,7 @@ type BatchReadResult struct {
 
 func (x *BatchReadResult) Reset() {
 	*x = BatchReadResult{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[17]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1299,7 +1479,7 @@ func (x *BatchReadResult) String() string {
 func (*BatchReadResult) ProtoMessage() {}
 
 func (x *BatchReadResult) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[17]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1312,7 +1492,7 @@ func (x *BatchReadResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchReadResult.ProtoReflect.Descriptor instead.
 func (*BatchReadResult) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{17}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *BatchReadResult) GetResponse() *ReadResponse {
@@ -1340,7 +1520,7 @@ type BatchReadResponse struct {
 
 func (x *BatchReadResponse) Reset() {
 	*x = BatchReadResponse{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[18]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1352,7 +1532,7 @@ func (x *BatchReadResponse) String() string {
 func (*BatchReadResponse) ProtoMessage() {}
 
 func (x *BatchReadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[18]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1365,7 +1545,7 @@ func (x *BatchReadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BatchReadResponse.ProtoReflect.Descriptor instead.
 func (*BatchReadResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{18}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *BatchReadResponse) GetResults() []*BatchReadResult {
@@ -1390,7 +1570,7 @@ type GetKeyRangeRequest struct {
 
 func (x *GetKeyRangeRequest) Reset() {
 	*x = GetKeyRangeRequest{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[19]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1402,7 +1582,7 @@ func (x *GetKeyRangeRequest) String() string {
 func (*GetKeyRangeRequest) ProtoMessage() {}
 
 func (x *GetKeyRangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[19]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1415,7 +1595,7 @@ func (x *GetKeyRangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeyRangeRequest.ProtoReflect.Descriptor instead.
 func (*GetKeyRangeRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{19}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *GetKeyRangeRequest) GetTenant() string {
@@ -1463,7 +1643,7 @@ type KeyEntry struct {
 
 func (x *KeyEntry) Reset() {
 	*x = KeyEntry{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[20]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1475,7 +1655,7 @@ func (x *KeyEntry) String() string {
 func (*KeyEntry) ProtoMessage() {}
 
 func (x *KeyEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[20]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1488,7 +1668,7 @@ func (x *KeyEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyEntry.ProtoReflect.Descriptor instead.
 func (*KeyEntry) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{20}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *KeyEntry) GetKey() string {
@@ -1516,7 +1696,7 @@ type GetKeyRangeResponse struct {
 
 func (x *GetKeyRangeResponse) Reset() {
 	*x = GetKeyRangeResponse{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[21]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +1708,7 @@ func (x *GetKeyRangeResponse) String() string {
 func (*GetKeyRangeResponse) ProtoMessage() {}
 
 func (x *GetKeyRangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[21]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +1721,7 @@ func (x *GetKeyRangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetKeyRangeResponse.ProtoReflect.Descriptor instead.
 func (*GetKeyRangeResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{21}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetKeyRangeResponse) GetKeys() []*KeyEntry {
@@ -1576,7 +1756,7 @@ type StreamKeysRequest struct {
 
 func (x *StreamKeysRequest) Reset() {
 	*x = StreamKeysRequest{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[22]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +1768,7 @@ func (x *StreamKeysRequest) String() string {
 func (*StreamKeysRequest) ProtoMessage() {}
 
 func (x *StreamKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[22]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +1781,7 @@ func (x *StreamKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamKeysRequest.ProtoReflect.Descriptor instead.
 func (*StreamKeysRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{22}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StreamKeysRequest) GetTenant() string {
@@ -1675,7 +1855,7 @@ type HashRanges struct {
 
 func (x *HashRanges) Reset() {
 	*x = HashRanges{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[23]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +1867,7 @@ func (x *HashRanges) String() string {
 func (*HashRanges) ProtoMessage() {}
 
 func (x *HashRanges) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[23]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +1880,7 @@ func (x *HashRanges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashRanges.ProtoReflect.Descriptor instead.
 func (*HashRanges) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{23}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *HashRanges) GetRanges() []*v1.HashRange {
@@ -1721,7 +1901,7 @@ type StreamKeysResponse struct {
 
 func (x *StreamKeysResponse) Reset() {
 	*x = StreamKeysResponse{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[24]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +1913,7 @@ func (x *StreamKeysResponse) String() string {
 func (*StreamKeysResponse) ProtoMessage() {}
 
 func (x *StreamKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[24]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +1926,7 @@ func (x *StreamKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamKeysResponse.ProtoReflect.Descriptor instead.
 func (*StreamKeysResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{24}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *StreamKeysResponse) GetRecords() []*v1.Record {
@@ -1763,6 +1943,235 @@ func (x *StreamKeysResponse) GetCursor() string {
 	return ""
 }
 
+type WatchRequest struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Tenant string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Absent: all keys of the tenant.
+	Range *v1.KeyRange `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
+	// Only changes after this one: the sequence of the last answer of an earlier call to the same node
+	// goes on where that ended. 0: what is written from now on.
+	AfterSequence uint64 `protobuf:"varint,3,opt,name=after_sequence,json=afterSequence,proto3" json:"after_sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRequest) Reset() {
+	*x = WatchRequest{}
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRequest) ProtoMessage() {}
+
+func (x *WatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
+func (*WatchRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *WatchRequest) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *WatchRequest) GetRange() *v1.KeyRange {
+	if x != nil {
+		return x.Range
+	}
+	return nil
+}
+
+func (x *WatchRequest) GetAfterSequence() uint64 {
+	if x != nil {
+		return x.AfterSequence
+	}
+	return 0
+}
+
+type WatchResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the order of their sequences; below 64 KiB a message, but for a single larger change. Empty
+	// when only the sequence has moved, as it does every few seconds.
+	Changes []*Change `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	// Everything up to here that concerns the range was sent.
+	Sequence      uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchResponse) Reset() {
+	*x = WatchResponse{}
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchResponse) ProtoMessage() {}
+
+func (x *WatchResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
+func (*WatchResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *WatchResponse) GetChanges() []*Change {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+// Change is one change of the feed.
+type Change struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of this node: other nodes number their changes themselves. Those of one atomic batch differ.
+	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Types that are valid to be assigned to Change:
+	//
+	//	*Change_Record
+	//	*Change_Joined
+	//	*Change_Removed
+	Change        isChange_Change `protobuf_oneof:"change"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Change) Reset() {
+	*x = Change{}
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Change) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Change) ProtoMessage() {}
+
+func (x *Change) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Change.ProtoReflect.Descriptor instead.
+func (*Change) Descriptor() ([]byte, []int) {
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Change) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+func (x *Change) GetChange() isChange_Change {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *Change) GetRecord() *v1.Record {
+	if x != nil {
+		if x, ok := x.Change.(*Change_Record); ok {
+			return x.Record
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetJoined() *v1.Record {
+	if x != nil {
+		if x, ok := x.Change.(*Change_Joined); ok {
+			return x.Joined
+		}
+	}
+	return nil
+}
+
+func (x *Change) GetRemoved() *v1.KeyRange {
+	if x != nil {
+		if x, ok := x.Change.(*Change_Removed); ok {
+			return x.Removed
+		}
+	}
+	return nil
+}
+
+type isChange_Change interface {
+	isChange_Change()
+}
+
+type Change_Record struct {
+	// The whole state of a key after a write.
+	Record *v1.Record `protobuf:"bytes,2,opt,name=record,proto3,oneof"`
+}
+
+type Change_Joined struct {
+	// Siblings that a repair joined into the key; what was there before is not repeated.
+	Joined *v1.Record `protobuf:"bytes,3,opt,name=joined,proto3,oneof"`
+}
+
+type Change_Removed struct {
+	// All that the range held is gone: the tenant was dropped.
+	Removed *v1.KeyRange `protobuf:"bytes,4,opt,name=removed,proto3,oneof"`
+}
+
+func (*Change_Record) isChange_Change() {}
+
+func (*Change_Joined) isChange_Change() {}
+
+func (*Change_Removed) isChange_Change() {}
+
 type PipelineRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Tenant of the operations; needed in the first message, empty after it for the same again.
@@ -1777,7 +2186,7 @@ type PipelineRequest struct {
 
 func (x *PipelineRequest) Reset() {
 	*x = PipelineRequest{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[25]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1789,7 +2198,7 @@ func (x *PipelineRequest) String() string {
 func (*PipelineRequest) ProtoMessage() {}
 
 func (x *PipelineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[25]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1802,7 +2211,7 @@ func (x *PipelineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineRequest.ProtoReflect.Descriptor instead.
 func (*PipelineRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{25}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *PipelineRequest) GetTenant() string {
@@ -1845,7 +2254,7 @@ type PipelineOp struct {
 
 func (x *PipelineOp) Reset() {
 	*x = PipelineOp{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[26]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1857,7 +2266,7 @@ func (x *PipelineOp) String() string {
 func (*PipelineOp) ProtoMessage() {}
 
 func (x *PipelineOp) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[26]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1870,7 +2279,7 @@ func (x *PipelineOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineOp.ProtoReflect.Descriptor instead.
 func (*PipelineOp) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{26}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PipelineOp) GetTag() uint64 {
@@ -1966,7 +2375,7 @@ type ReadOp struct {
 
 func (x *ReadOp) Reset() {
 	*x = ReadOp{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[27]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1978,7 +2387,7 @@ func (x *ReadOp) String() string {
 func (*ReadOp) ProtoMessage() {}
 
 func (x *ReadOp) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[27]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1991,7 +2400,7 @@ func (x *ReadOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadOp.ProtoReflect.Descriptor instead.
 func (*ReadOp) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{27}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{31}
 }
 
 type PipelineResponse struct {
@@ -2004,7 +2413,7 @@ type PipelineResponse struct {
 
 func (x *PipelineResponse) Reset() {
 	*x = PipelineResponse{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[28]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2016,7 +2425,7 @@ func (x *PipelineResponse) String() string {
 func (*PipelineResponse) ProtoMessage() {}
 
 func (x *PipelineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[28]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2029,7 +2438,7 @@ func (x *PipelineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineResponse.ProtoReflect.Descriptor instead.
 func (*PipelineResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{28}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PipelineResponse) GetResults() []*PipelineResult {
@@ -2055,7 +2464,7 @@ type PipelineResult struct {
 
 func (x *PipelineResult) Reset() {
 	*x = PipelineResult{}
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[29]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +2476,7 @@ func (x *PipelineResult) String() string {
 func (*PipelineResult) ProtoMessage() {}
 
 func (x *PipelineResult) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[29]
+	mi := &file_pairdb_storage_v1_storage_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2489,7 @@ func (x *PipelineResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PipelineResult.ProtoReflect.Descriptor instead.
 func (*PipelineResult) Descriptor() ([]byte, []int) {
-	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{29}
+	return file_pairdb_storage_v1_storage_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PipelineResult) GetTag() uint64 {
@@ -2151,7 +2560,7 @@ var File_pairdb_storage_v1_storage_proto protoreflect.FileDescriptor
 
 const file_pairdb_storage_v1_storage_proto_rawDesc = "" +
 	"\n" +
-	"\x1fpairdb/storage/v1/storage.proto\x12\x11pairdb.storage.v1\x1a\x19pairdb/data/v1/data.proto\"\xea\x01\n" +
+	"\x1fpairdb/storage/v1/storage.proto\x12\x11pairdb.storage.v1\x1a\x19pairdb/data/v1/data.proto\"\xcf\x02\n" +
 	"\fWriteRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n" +
@@ -2159,12 +2568,20 @@ const file_pairdb_storage_v1_storage_proto_rawDesc = "" +
 	"\x05clock\x18\x04 \x01(\v2\x1b.pairdb.data.v1.VectorClockH\x00R\x05clock\x127\n" +
 	"\acontext\x18\x05 \x01(\v2\x1b.pairdb.data.v1.VectorClockH\x00R\acontext\x12\x1f\n" +
 	"\vttl_seconds\x18\x06 \x01(\x03R\n" +
-	"ttlSecondsB\v\n" +
-	"\tcausality\"\x94\x01\n" +
+	"ttlSeconds\x12'\n" +
+	"\x0fidempotency_key\x18\a \x01(\tR\x0eidempotencyKey\x12:\n" +
+	"\tcondition\x18\b \x01(\v2\x1c.pairdb.storage.v1.ConditionR\tconditionB\v\n" +
+	"\tcausality\"\x87\x01\n" +
+	"\tCondition\x12\x18\n" +
+	"\x06absent\x18\x01 \x01(\bH\x00R\x06absent\x123\n" +
+	"\x05clock\x18\x02 \x01(\v2\x1b.pairdb.data.v1.VectorClockH\x00R\x05clock\x12#\n" +
+	"\fvalue_sha256\x18\x03 \x01(\fH\x00R\vvalueSha256B\x06\n" +
+	"\x04when\"\xb0\x01\n" +
 	"\rWriteResponse\x124\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x1a.pairdb.storage.v1.OutcomeR\aoutcome\x121\n" +
 	"\x05clock\x18\x02 \x01(\v2\x1b.pairdb.data.v1.VectorClockR\x05clock\x12\x1a\n" +
-	"\bsiblings\x18\x03 \x01(\rR\bsiblings\"7\n" +
+	"\bsiblings\x18\x03 \x01(\rR\bsiblings\x12\x1a\n" +
+	"\breplayed\x18\x04 \x01(\bR\breplayed\"7\n" +
 	"\vReadRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\"\xdf\x01\n" +
@@ -2175,17 +2592,20 @@ const file_pairdb_storage_v1_storage_proto_rawDesc = "" +
 	"\ttimestamp\x18\x04 \x01(\x04R\ttimestamp\x12\x1d\n" +
 	"\n" +
 	"expires_at\x18\x05 \x01(\x03R\texpiresAt\x123\n" +
-	"\bsiblings\x18\x06 \x03(\v2\x17.pairdb.data.v1.SiblingR\bsiblings\"\xb4\x01\n" +
+	"\bsiblings\x18\x06 \x03(\v2\x17.pairdb.data.v1.SiblingR\bsiblings\"\x99\x02\n" +
 	"\rDeleteRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\tR\x03key\x123\n" +
 	"\x05clock\x18\x03 \x01(\v2\x1b.pairdb.data.v1.VectorClockH\x00R\x05clock\x127\n" +
-	"\acontext\x18\x04 \x01(\v2\x1b.pairdb.data.v1.VectorClockH\x00R\acontextB\v\n" +
-	"\tcausality\"\x95\x01\n" +
+	"\acontext\x18\x04 \x01(\v2\x1b.pairdb.data.v1.VectorClockH\x00R\acontext\x12'\n" +
+	"\x0fidempotency_key\x18\x05 \x01(\tR\x0eidempotencyKey\x12:\n" +
+	"\tcondition\x18\x06 \x01(\v2\x1c.pairdb.storage.v1.ConditionR\tconditionB\v\n" +
+	"\tcausality\"\xb1\x01\n" +
 	"\x0eDeleteResponse\x124\n" +
 	"\aoutcome\x18\x01 \x01(\x0e2\x1a.pairdb.storage.v1.OutcomeR\aoutcome\x121\n" +
 	"\x05clock\x18\x02 \x01(\v2\x1b.pairdb.data.v1.VectorClockR\x05clock\x12\x1a\n" +
-	"\bsiblings\x18\x03 \x01(\rR\bsiblings\"?\n" +
+	"\bsiblings\x18\x03 \x01(\rR\bsiblings\x12\x1a\n" +
+	"\breplayed\x18\x04 \x01(\bR\breplayed\"?\n" +
 	"\rRepairRequest\x12.\n" +
 	"\x06record\x18\x01 \x01(\v2\x16.pairdb.data.v1.RecordR\x06record\"\x10\n" +
 	"\x0eRepairResponse\"\xbd\x01\n" +
@@ -2194,17 +2614,19 @@ const file_pairdb_storage_v1_storage_proto_rawDesc = "" +
 	"\x03put\x18\x02 \x01(\v2\x18.pairdb.storage.v1.PutOpH\x00R\x03put\x125\n" +
 	"\x06delete\x18\x03 \x01(\v2\x1b.pairdb.storage.v1.DeleteOpH\x00R\x06delete\x125\n" +
 	"\x06repair\x18\x04 \x01(\v2\x1b.pairdb.storage.v1.RepairOpH\x00R\x06repairB\x04\n" +
-	"\x02op\"\xb9\x01\n" +
+	"\x02op\"\xf5\x01\n" +
 	"\x05PutOp\x12\x14\n" +
 	"\x05value\x18\x01 \x01(\fR\x05value\x123\n" +
 	"\x05clock\x18\x02 \x01(\v2\x1b.pairdb.data.v1.VectorClockH\x00R\x05clock\x127\n" +
 	"\acontext\x18\x03 \x01(\v2\x1b.pairdb.data.v1.VectorClockH\x00R\acontext\x12\x1f\n" +
 	"\vttl_seconds\x18\x04 \x01(\x03R\n" +
-	"ttlSecondsB\v\n" +
-	"\tcausality\"\x85\x01\n" +
+	"ttlSeconds\x12:\n" +
+	"\tcondition\x18\x05 \x01(\v2\x1c.pairdb.storage.v1.ConditionR\tconditionB\v\n" +
+	"\tcausality\"\xc1\x01\n" +
 	"\bDeleteOp\x123\n" +
 	"\x05clock\x18\x01 \x01(\v2\x1b.pairdb.data.v1.VectorClockH\x00R\x05clock\x127\n" +
-	"\acontext\x18\x02 \x01(\v2\x1b.pairdb.data.v1.VectorClockH\x00R\acontextB\v\n" +
+	"\acontext\x18\x02 \x01(\v2\x1b.pairdb.data.v1.VectorClockH\x00R\acontext\x12:\n" +
+	"\tcondition\x18\x03 \x01(\v2\x1c.pairdb.storage.v1.ConditionR\tconditionB\v\n" +
 	"\tcausality\"?\n" +
 	"\bRepairOp\x123\n" +
 	"\bsiblings\x18\x01 \x03(\v2\x17.pairdb.data.v1.SiblingR\bsiblings\"\x92\x01\n" +
@@ -2259,7 +2681,20 @@ const file_pairdb_storage_v1_storage_proto_rawDesc = "" +
 	"\x06ranges\x18\x01 \x03(\v2\x19.pairdb.data.v1.HashRangeR\x06ranges\"^\n" +
 	"\x12StreamKeysResponse\x120\n" +
 	"\arecords\x18\x01 \x03(\v2\x16.pairdb.data.v1.RecordR\arecords\x12\x16\n" +
-	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"{\n" +
+	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"}\n" +
+	"\fWatchRequest\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12.\n" +
+	"\x05range\x18\x02 \x01(\v2\x18.pairdb.data.v1.KeyRangeR\x05range\x12%\n" +
+	"\x0eafter_sequence\x18\x03 \x01(\x04R\rafterSequence\"`\n" +
+	"\rWatchResponse\x123\n" +
+	"\achanges\x18\x01 \x03(\v2\x19.pairdb.storage.v1.ChangeR\achanges\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\"\xc8\x01\n" +
+	"\x06Change\x12\x1a\n" +
+	"\bsequence\x18\x01 \x01(\x04R\bsequence\x120\n" +
+	"\x06record\x18\x02 \x01(\v2\x16.pairdb.data.v1.RecordH\x00R\x06record\x120\n" +
+	"\x06joined\x18\x03 \x01(\v2\x16.pairdb.data.v1.RecordH\x00R\x06joined\x124\n" +
+	"\aremoved\x18\x04 \x01(\v2\x18.pairdb.data.v1.KeyRangeH\x00R\aremovedB\b\n" +
+	"\x06change\"{\n" +
 	"\x0fPipelineRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12/\n" +
 	"\x03ops\x18\x02 \x03(\v2\x1d.pairdb.storage.v1.PipelineOpR\x03ops\x12\x1f\n" +
@@ -2288,7 +2723,7 @@ const file_pairdb_storage_v1_storage_proto_rawDesc = "" +
 	"\x0fOUTCOME_APPLIED\x10\x01\x12\x15\n" +
 	"\x11OUTCOME_DUPLICATE\x10\x02\x12\x11\n" +
 	"\rOUTCOME_STALE\x10\x03\x12\x13\n" +
-	"\x0fOUTCOME_SIBLING\x10\x042\x8a\x06\n" +
+	"\x0fOUTCOME_SIBLING\x10\x042\xd8\x06\n" +
 	"\x0eStorageService\x12J\n" +
 	"\x05Write\x12\x1f.pairdb.storage.v1.WriteRequest\x1a .pairdb.storage.v1.WriteResponse\x12G\n" +
 	"\x04Read\x12\x1e.pairdb.storage.v1.ReadRequest\x1a\x1f.pairdb.storage.v1.ReadResponse\x12M\n" +
@@ -2299,7 +2734,8 @@ const file_pairdb_storage_v1_storage_proto_rawDesc = "" +
 	"\tBatchRead\x12#.pairdb.storage.v1.BatchReadRequest\x1a$.pairdb.storage.v1.BatchReadResponse\x12\\\n" +
 	"\vGetKeyRange\x12%.pairdb.storage.v1.GetKeyRangeRequest\x1a&.pairdb.storage.v1.GetKeyRangeResponse\x12[\n" +
 	"\n" +
-	"StreamKeys\x12$.pairdb.storage.v1.StreamKeysRequest\x1a%.pairdb.storage.v1.StreamKeysResponse0\x01\x12W\n" +
+	"StreamKeys\x12$.pairdb.storage.v1.StreamKeysRequest\x1a%.pairdb.storage.v1.StreamKeysResponse0\x01\x12L\n" +
+	"\x05Watch\x12\x1f.pairdb.storage.v1.WatchRequest\x1a .pairdb.storage.v1.WatchResponse0\x01\x12W\n" +
 	"\bPipeline\x12\".pairdb.storage.v1.PipelineRequest\x1a#.pairdb.storage.v1.PipelineResponse(\x010\x01B<Z:github.com/pairdb/pairdb/proto/pairdb/storage/v1;storagev1b\x06proto3"
 
 var (
@@ -2315,112 +2751,128 @@ func file_pairdb_storage_v1_storage_proto_rawDescGZIP() []byte {
 }
 
 var file_pairdb_storage_v1_storage_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_pairdb_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_pairdb_storage_v1_storage_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_pairdb_storage_v1_storage_proto_goTypes = []any{
 	(Outcome)(0),                // 0: pairdb.storage.v1.Outcome
 	(*WriteRequest)(nil),        // 1: pairdb.storage.v1.WriteRequest
-	(*WriteResponse)(nil),       // 2: pairdb.storage.v1.WriteResponse
-	(*ReadRequest)(nil),         // 3: pairdb.storage.v1.ReadRequest
-	(*ReadResponse)(nil),        // 4: pairdb.storage.v1.ReadResponse
-	(*DeleteRequest)(nil),       // 5: pairdb.storage.v1.DeleteRequest
-	(*DeleteResponse)(nil),      // 6: pairdb.storage.v1.DeleteResponse
-	(*RepairRequest)(nil),       // 7: pairdb.storage.v1.RepairRequest
-	(*RepairResponse)(nil),      // 8: pairdb.storage.v1.RepairResponse
-	(*BatchOp)(nil),             // 9: pairdb.storage.v1.BatchOp
-	(*PutOp)(nil),               // 10: pairdb.storage.v1.PutOp
-	(*DeleteOp)(nil),            // 11: pairdb.storage.v1.DeleteOp
-	(*RepairOp)(nil),            // 12: pairdb.storage.v1.RepairOp
-	(*BatchWriteRequest)(nil),   // 13: pairdb.storage.v1.BatchWriteRequest
-	(*ItemError)(nil),           // 14: pairdb.storage.v1.ItemError
-	(*BatchWriteResult)(nil),    // 15: pairdb.storage.v1.BatchWriteResult
-	(*BatchWriteResponse)(nil),  // 16: pairdb.storage.v1.BatchWriteResponse
-	(*BatchReadRequest)(nil),    // 17: pairdb.storage.v1.BatchReadRequest
-	(*BatchReadResult)(nil),     // 18: pairdb.storage.v1.BatchReadResult
-	(*BatchReadResponse)(nil),   // 19: pairdb.storage.v1.BatchReadResponse
-	(*GetKeyRangeRequest)(nil),  // 20: pairdb.storage.v1.GetKeyRangeRequest
-	(*KeyEntry)(nil),            // 21: pairdb.storage.v1.KeyEntry
-	(*GetKeyRangeResponse)(nil), // 22: pairdb.storage.v1.GetKeyRangeResponse
-	(*StreamKeysRequest)(nil),   // 23: pairdb.storage.v1.StreamKeysRequest
-	(*HashRanges)(nil),          // 24: pairdb.storage.v1.HashRanges
-	(*StreamKeysResponse)(nil),  // 25: pairdb.storage.v1.StreamKeysResponse
-	(*PipelineRequest)(nil),     // 26: pairdb.storage.v1.PipelineRequest
-	(*PipelineOp)(nil),          // 27: pairdb.storage.v1.PipelineOp
-	(*ReadOp)(nil),              // 28: pairdb.storage.v1.ReadOp
-	(*PipelineResponse)(nil),    // 29: pairdb.storage.v1.PipelineResponse
-	(*PipelineResult)(nil),      // 30: pairdb.storage.v1.PipelineResult
-	(*v1.VectorClock)(nil),      // 31: pairdb.data.v1.VectorClock
-	(*v1.Sibling)(nil),          // 32: pairdb.data.v1.Sibling
-	(*v1.Record)(nil),           // 33: pairdb.data.v1.Record
-	(*v1.KeyRange)(nil),         // 34: pairdb.data.v1.KeyRange
-	(*v1.HashRange)(nil),        // 35: pairdb.data.v1.HashRange
+	(*Condition)(nil),           // 2: pairdb.storage.v1.Condition
+	(*WriteResponse)(nil),       // 3: pairdb.storage.v1.WriteResponse
+	(*ReadRequest)(nil),         // 4: pairdb.storage.v1.ReadRequest
+	(*ReadResponse)(nil),        // 5: pairdb.storage.v1.ReadResponse
+	(*DeleteRequest)(nil),       // 6: pairdb.storage.v1.DeleteRequest
+	(*DeleteResponse)(nil),      // 7: pairdb.storage.v1.DeleteResponse
+	(*RepairRequest)(nil),       // 8: pairdb.storage.v1.RepairRequest
+	(*RepairResponse)(nil),      // 9: pairdb.storage.v1.RepairResponse
+	(*BatchOp)(nil),             // 10: pairdb.storage.v1.BatchOp
+	(*PutOp)(nil),               // 11: pairdb.storage.v1.PutOp
+	(*DeleteOp)(nil),            // 12: pairdb.storage.v1.DeleteOp
+	(*RepairOp)(nil),            // 13: pairdb.storage.v1.RepairOp
+	(*BatchWriteRequest)(nil),   // 14: pairdb.storage.v1.BatchWriteRequest
+	(*ItemError)(nil),           // 15: pairdb.storage.v1.ItemError
+	(*BatchWriteResult)(nil),    // 16: pairdb.storage.v1.BatchWriteResult
+	(*BatchWriteResponse)(nil),  // 17: pairdb.storage.v1.BatchWriteResponse
+	(*BatchReadRequest)(nil),    // 18: pairdb.storage.v1.BatchReadRequest
+	(*BatchReadResult)(nil),     // 19: pairdb.storage.v1.BatchReadResult
+	(*BatchReadResponse)(nil),   // 20: pairdb.storage.v1.BatchReadResponse
+	(*GetKeyRangeRequest)(nil),  // 21: pairdb.storage.v1.GetKeyRangeRequest
+	(*KeyEntry)(nil),            // 22: pairdb.storage.v1.KeyEntry
+	(*GetKeyRangeResponse)(nil), // 23: pairdb.storage.v1.GetKeyRangeResponse
+	(*StreamKeysRequest)(nil),   // 24: pairdb.storage.v1.StreamKeysRequest
+	(*HashRanges)(nil),          // 25: pairdb.storage.v1.HashRanges
+	(*StreamKeysResponse)(nil),  // 26: pairdb.storage.v1.StreamKeysResponse
+	(*WatchRequest)(nil),        // 27: pairdb.storage.v1.WatchRequest
+	(*WatchResponse)(nil),       // 28: pairdb.storage.v1.WatchResponse
+	(*Change)(nil),              // 29: pairdb.storage.v1.Change
+	(*PipelineRequest)(nil),     // 30: pairdb.storage.v1.PipelineRequest
+	(*PipelineOp)(nil),          // 31: pairdb.storage.v1.PipelineOp
+	(*ReadOp)(nil),              // 32: pairdb.storage.v1.ReadOp
+	(*PipelineResponse)(nil),    // 33: pairdb.storage.v1.PipelineResponse
+	(*PipelineResult)(nil),      // 34: pairdb.storage.v1.PipelineResult
+	(*v1.VectorClock)(nil),      // 35: pairdb.data.v1.VectorClock
+	(*v1.Sibling)(nil),          // 36: pairdb.data.v1.Sibling
+	(*v1.Record)(nil),           // 37: pairdb.data.v1.Record
+	(*v1.KeyRange)(nil),         // 38: pairdb.data.v1.KeyRange
+	(*v1.HashRange)(nil),        // 39: pairdb.data.v1.HashRange
 }
 var file_pairdb_storage_v1_storage_proto_depIdxs = []int32{
-	31, // 0: pairdb.storage.v1.WriteRequest.clock:type_name -> pairdb.data.v1.VectorClock
-	31, // 1: pairdb.storage.v1.WriteRequest.context:type_name -> pairdb.data.v1.VectorClock
-	0,  // 2: pairdb.storage.v1.WriteResponse.outcome:type_name -> pairdb.storage.v1.Outcome
-	31, // 3: pairdb.storage.v1.WriteResponse.clock:type_name -> pairdb.data.v1.VectorClock
-	31, // 4: pairdb.storage.v1.ReadResponse.clock:type_name -> pairdb.data.v1.VectorClock
-	32, // 5: pairdb.storage.v1.ReadResponse.siblings:type_name -> pairdb.data.v1.Sibling
-	31, // 6: pairdb.storage.v1.DeleteRequest.clock:type_name -> pairdb.data.v1.VectorClock
-	31, // 7: pairdb.storage.v1.DeleteRequest.context:type_name -> pairdb.data.v1.VectorClock
-	0,  // 8: pairdb.storage.v1.DeleteResponse.outcome:type_name -> pairdb.storage.v1.Outcome
-	31, // 9: pairdb.storage.v1.DeleteResponse.clock:type_name -> pairdb.data.v1.VectorClock
-	33, // 10: pairdb.storage.v1.RepairRequest.record:type_name -> pairdb.data.v1.Record
-	10, // 11: pairdb.storage.v1.BatchOp.put:type_name -> pairdb.storage.v1.PutOp
-	11, // 12: pairdb.storage.v1.BatchOp.delete:type_name -> pairdb.storage.v1.DeleteOp
-	12, // 13: pairdb.storage.v1.BatchOp.repair:type_name -> pairdb.storage.v1.RepairOp
-	31, // 14: pairdb.storage.v1.PutOp.clock:type_name -> pairdb.data.v1.VectorClock
-	31, // 15: pairdb.storage.v1.PutOp.context:type_name -> pairdb.data.v1.VectorClock
-	31, // 16: pairdb.storage.v1.DeleteOp.clock:type_name -> pairdb.data.v1.VectorClock
-	31, // 17: pairdb.storage.v1.DeleteOp.context:type_name -> pairdb.data.v1.VectorClock
-	32, // 18: pairdb.storage.v1.RepairOp.siblings:type_name -> pairdb.data.v1.Sibling
-	9,  // 19: pairdb.storage.v1.BatchWriteRequest.ops:type_name -> pairdb.storage.v1.BatchOp
-	0,  // 20: pairdb.storage.v1.BatchWriteResult.outcome:type_name -> pairdb.storage.v1.Outcome
-	31, // 21: pairdb.storage.v1.BatchWriteResult.clock:type_name -> pairdb.data.v1.VectorClock
-	14, // 22: pairdb.storage.v1.BatchWriteResult.error:type_name -> pairdb.storage.v1.ItemError
-	15, // 23: pairdb.storage.v1.BatchWriteResponse.results:type_name -> pairdb.storage.v1.BatchWriteResult
-	4,  // 24: pairdb.storage.v1.BatchReadResult.response:type_name -> pairdb.storage.v1.ReadResponse
-	14, // 25: pairdb.storage.v1.BatchReadResult.error:type_name -> pairdb.storage.v1.ItemError
-	18, // 26: pairdb.storage.v1.BatchReadResponse.results:type_name -> pairdb.storage.v1.BatchReadResult
-	34, // 27: pairdb.storage.v1.GetKeyRangeRequest.range:type_name -> pairdb.data.v1.KeyRange
-	31, // 28: pairdb.storage.v1.KeyEntry.clock:type_name -> pairdb.data.v1.VectorClock
-	21, // 29: pairdb.storage.v1.GetKeyRangeResponse.keys:type_name -> pairdb.storage.v1.KeyEntry
-	34, // 30: pairdb.storage.v1.StreamKeysRequest.range:type_name -> pairdb.data.v1.KeyRange
-	24, // 31: pairdb.storage.v1.StreamKeysRequest.hash_ranges:type_name -> pairdb.storage.v1.HashRanges
-	35, // 32: pairdb.storage.v1.HashRanges.ranges:type_name -> pairdb.data.v1.HashRange
-	33, // 33: pairdb.storage.v1.StreamKeysResponse.records:type_name -> pairdb.data.v1.Record
-	27, // 34: pairdb.storage.v1.PipelineRequest.ops:type_name -> pairdb.storage.v1.PipelineOp
-	28, // 35: pairdb.storage.v1.PipelineOp.read:type_name -> pairdb.storage.v1.ReadOp
-	10, // 36: pairdb.storage.v1.PipelineOp.put:type_name -> pairdb.storage.v1.PutOp
-	11, // 37: pairdb.storage.v1.PipelineOp.delete:type_name -> pairdb.storage.v1.DeleteOp
-	12, // 38: pairdb.storage.v1.PipelineOp.repair:type_name -> pairdb.storage.v1.RepairOp
-	30, // 39: pairdb.storage.v1.PipelineResponse.results:type_name -> pairdb.storage.v1.PipelineResult
-	4,  // 40: pairdb.storage.v1.PipelineResult.read:type_name -> pairdb.storage.v1.ReadResponse
-	2,  // 41: pairdb.storage.v1.PipelineResult.write:type_name -> pairdb.storage.v1.WriteResponse
-	14, // 42: pairdb.storage.v1.PipelineResult.error:type_name -> pairdb.storage.v1.ItemError
-	1,  // 43: pairdb.storage.v1.StorageService.Write:input_type -> pairdb.storage.v1.WriteRequest
-	3,  // 44: pairdb.storage.v1.StorageService.Read:input_type -> pairdb.storage.v1.ReadRequest
-	5,  // 45: pairdb.storage.v1.StorageService.Delete:input_type -> pairdb.storage.v1.DeleteRequest
-	7,  // 46: pairdb.storage.v1.StorageService.Repair:input_type -> pairdb.storage.v1.RepairRequest
-	13, // 47: pairdb.storage.v1.StorageService.BatchWrite:input_type -> pairdb.storage.v1.BatchWriteRequest
-	17, // 48: pairdb.storage.v1.StorageService.BatchRead:input_type -> pairdb.storage.v1.BatchReadRequest
-	20, // 49: pairdb.storage.v1.StorageService.GetKeyRange:input_type -> pairdb.storage.v1.GetKeyRangeRequest
-	23, // 50: pairdb.storage.v1.StorageService.StreamKeys:input_type -> pairdb.storage.v1.StreamKeysRequest
-	26, // 51: pairdb.storage.v1.StorageService.Pipeline:input_type -> pairdb.storage.v1.PipelineRequest
-	2,  // 52: pairdb.storage.v1.StorageService.Write:output_type -> pairdb.storage.v1.WriteResponse
-	4,  // 53: pairdb.storage.v1.StorageService.Read:output_type -> pairdb.storage.v1.ReadResponse
-	6,  // 54: pairdb.storage.v1.StorageService.Delete:output_type -> pairdb.storage.v1.DeleteResponse
-	8,  // 55: pairdb.storage.v1.StorageService.Repair:output_type -> pairdb.storage.v1.RepairResponse
-	16, // 56: pairdb.storage.v1.StorageService.BatchWrite:output_type -> pairdb.storage.v1.BatchWriteResponse
-	19, // 57: pairdb.storage.v1.StorageService.BatchRead:output_type -> pairdb.storage.v1.BatchReadResponse
-	22, // 58: pairdb.storage.v1.StorageService.GetKeyRange:output_type -> pairdb.storage.v1.GetKeyRangeResponse
-	25, // 59: pairdb.storage.v1.StorageService.StreamKeys:output_type -> pairdb.storage.v1.StreamKeysResponse
-	29, // 60: pairdb.storage.v1.StorageService.Pipeline:output_type -> pairdb.storage.v1.PipelineResponse
-	52, // [52:61] is the sub-list for method output_type
-	43, // [43:52] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	35, // 0: pairdb.storage.v1.WriteRequest.clock:type_name -> pairdb.data.v1.VectorClock
+	35, // 1: pairdb.storage.v1.WriteRequest.context:type_name -> pairdb.data.v1.VectorClock
+	2,  // 2: pairdb.storage.v1.WriteRequest.condition:type_name -> pairdb.storage.v1.Condition
+	35, // 3: pairdb.storage.v1.Condition.clock:type_name -> pairdb.data.v1.VectorClock
+	0,  // 4: pairdb.storage.v1.WriteResponse.outcome:type_name -> pairdb.storage.v1.Outcome
+	35, // 5: pairdb.storage.v1.WriteResponse.clock:type_name -> pairdb.data.v1.VectorClock
+	35, // 6: pairdb.storage.v1.ReadResponse.clock:type_name -> pairdb.data.v1.VectorClock
+	36, // 7: pairdb.storage.v1.ReadResponse.siblings:type_name -> pairdb.data.v1.Sibling
+	35, // 8: pairdb.storage.v1.DeleteRequest.clock:type_name -> pairdb.data.v1.VectorClock
+	35, // 9: pairdb.storage.v1.DeleteRequest.context:type_name -> pairdb.data.v1.VectorClock
+	2,  // 10: pairdb.storage.v1.DeleteRequest.condition:type_name -> pairdb.storage.v1.Condition
+	0,  // 11: pairdb.storage.v1.DeleteResponse.outcome:type_name -> pairdb.storage.v1.Outcome
+	35, // 12: pairdb.storage.v1.DeleteResponse.clock:type_name -> pairdb.data.v1.VectorClock
+	37, // 13: pairdb.storage.v1.RepairRequest.record:type_name -> pairdb.data.v1.Record
+	11, // 14: pairdb.storage.v1.BatchOp.put:type_name -> pairdb.storage.v1.PutOp
+	12, // 15: pairdb.storage.v1.BatchOp.delete:type_name -> pairdb.storage.v1.DeleteOp
+	13, // 16: pairdb.storage.v1.BatchOp.repair:type_name -> pairdb.storage.v1.RepairOp
+	35, // 17: pairdb.storage.v1.PutOp.clock:type_name -> pairdb.data.v1.VectorClock
+	35, // 18: pairdb.storage.v1.PutOp.context:type_name -> pairdb.data.v1.VectorClock
+	2,  // 19: pairdb.storage.v1.PutOp.condition:type_name -> pairdb.storage.v1.Condition
+	35, // 20: pairdb.storage.v1.DeleteOp.clock:type_name -> pairdb.data.v1.VectorClock
+	35, // 21: pairdb.storage.v1.DeleteOp.context:type_name -> pairdb.data.v1.VectorClock
+	2,  // 22: pairdb.storage.v1.DeleteOp.condition:type_name -> pairdb.storage.v1.Condition
+	36, // 23: pairdb.storage.v1.RepairOp.siblings:type_name -> pairdb.data.v1.Sibling
+	10, // 24: pairdb.storage.v1.BatchWriteRequest.ops:type_name -> pairdb.storage.v1.BatchOp
+	0,  // 25: pairdb.storage.v1.BatchWriteResult.outcome:type_name -> pairdb.storage.v1.Outcome
+	35, // 26: pairdb.storage.v1.BatchWriteResult.clock:type_name -> pairdb.data.v1.VectorClock
+	15, // 27: pairdb.storage.v1.BatchWriteResult.error:type_name -> pairdb.storage.v1.ItemError
+	16, // 28: pairdb.storage.v1.BatchWriteResponse.results:type_name -> pairdb.storage.v1.BatchWriteResult
+	5,  // 29: pairdb.storage.v1.BatchReadResult.response:type_name -> pairdb.storage.v1.ReadResponse
+	15, // 30: pairdb.storage.v1.BatchReadResult.error:type_name -> pairdb.storage.v1.ItemError
+	19, // 31: pairdb.storage.v1.BatchReadResponse.results:type_name -> pairdb.storage.v1.BatchReadResult
+	38, // 32: pairdb.storage.v1.GetKeyRangeRequest.range:type_name -> pairdb.data.v1.KeyRange
+	35, // 33: pairdb.storage.v1.KeyEntry.clock:type_name -> pairdb.data.v1.VectorClock
+	22, // 34: pairdb.storage.v1.GetKeyRangeResponse.keys:type_name -> pairdb.storage.v1.KeyEntry
+	38, // 35: pairdb.storage.v1.StreamKeysRequest.range:type_name -> pairdb.data.v1.KeyRange
+	25, // 36: pairdb.storage.v1.StreamKeysRequest.hash_ranges:type_name -> pairdb.storage.v1.HashRanges
+	39, // 37: pairdb.storage.v1.HashRanges.ranges:type_name -> pairdb.data.v1.HashRange
+	37, // 38: pairdb.storage.v1.StreamKeysResponse.records:type_name -> pairdb.data.v1.Record
+	38, // 39: pairdb.storage.v1.WatchRequest.range:type_name -> pairdb.data.v1.KeyRange
+	29, // 40: pairdb.storage.v1.WatchResponse.changes:type_name -> pairdb.storage.v1.Change
+	37, // 41: pairdb.storage.v1.Change.record:type_name -> pairdb.data.v1.Record
+	37, // 42: pairdb.storage.v1.Change.joined:type_name -> pairdb.data.v1.Record
+	38, // 43: pairdb.storage.v1.Change.removed:type_name -> pairdb.data.v1.KeyRange
+	31, // 44: pairdb.storage.v1.PipelineRequest.ops:type_name -> pairdb.storage.v1.PipelineOp
+	32, // 45: pairdb.storage.v1.PipelineOp.read:type_name -> pairdb.storage.v1.ReadOp
+	11, // 46: pairdb.storage.v1.PipelineOp.put:type_name -> pairdb.storage.v1.PutOp
+	12, // 47: pairdb.storage.v1.PipelineOp.delete:type_name -> pairdb.storage.v1.DeleteOp
+	13, // 48: pairdb.storage.v1.PipelineOp.repair:type_name -> pairdb.storage.v1.RepairOp
+	34, // 49: pairdb.storage.v1.PipelineResponse.results:type_name -> pairdb.storage.v1.PipelineResult
+	5,  // 50: pairdb.storage.v1.PipelineResult.read:type_name -> pairdb.storage.v1.ReadResponse
+	3,  // 51: pairdb.storage.v1.PipelineResult.write:type_name -> pairdb.storage.v1.WriteResponse
+	15, // 52: pairdb.storage.v1.PipelineResult.error:type_name -> pairdb.storage.v1.ItemError
+	1,  // 53: pairdb.storage.v1.StorageService.Write:input_type -> pairdb.storage.v1.WriteRequest
+	4,  // 54: pairdb.storage.v1.StorageService.Read:input_type -> pairdb.storage.v1.ReadRequest
+	6,  // 55: pairdb.storage.v1.StorageService.Delete:input_type -> pairdb.storage.v1.DeleteRequest
+	8,  // 56: pairdb.storage.v1.StorageService.Repair:input_type -> pairdb.storage.v1.RepairRequest
+	14, // 57: pairdb.storage.v1.StorageService.BatchWrite:input_type -> pairdb.storage.v1.BatchWriteRequest
+	18, // 58: pairdb.storage.v1.StorageService.BatchRead:input_type -> pairdb.storage.v1.BatchReadRequest
+	21, // 59: pairdb.storage.v1.StorageService.GetKeyRange:input_type -> pairdb.storage.v1.GetKeyRangeRequest
+	24, // 60: pairdb.storage.v1.StorageService.StreamKeys:input_type -> pairdb.storage.v1.StreamKeysRequest
+	27, // 61: pairdb.storage.v1.StorageService.Watch:input_type -> pairdb.storage.v1.WatchRequest
+	30, // 62: pairdb.storage.v1.StorageService.Pipeline:input_type -> pairdb.storage.v1.PipelineRequest
+	3,  // 63: pairdb.storage.v1.StorageService.Write:output_type -> pairdb.storage.v1.WriteResponse
+	5,  // 64: pairdb.storage.v1.StorageService.Read:output_type -> pairdb.storage.v1.ReadResponse
+	7,  // 65: pairdb.storage.v1.StorageService.Delete:output_type -> pairdb.storage.v1.DeleteResponse
+	9,  // 66: pairdb.storage.v1.StorageService.Repair:output_type -> pairdb.storage.v1.RepairResponse
+	17, // 67: pairdb.storage.v1.StorageService.BatchWrite:output_type -> pairdb.storage.v1.BatchWriteResponse
+	20, // 68: pairdb.storage.v1.StorageService.BatchRead:output_type -> pairdb.storage.v1.BatchReadResponse
+	23, // 69: pairdb.storage.v1.StorageService.GetKeyRange:output_type -> pairdb.storage.v1.GetKeyRangeResponse
+	26, // 70: pairdb.storage.v1.StorageService.StreamKeys:output_type -> pairdb.storage.v1.StreamKeysResponse
+	28, // 71: pairdb.storage.v1.StorageService.Watch:output_type -> pairdb.storage.v1.WatchResponse
+	33, // 72: pairdb.storage.v1.StorageService.Pipeline:output_type -> pairdb.storage.v1.PipelineResponse
+	63, // [63:73] is the sub-list for method output_type
+	53, // [53:63] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_pairdb_storage_v1_storage_proto_init() }
@@ -2432,34 +2884,44 @@ func file_pairdb_storage_v1_storage_proto_init() {
 		(*WriteRequest_Clock)(nil),
 		(*WriteRequest_Context)(nil),
 	}
-	file_pairdb_storage_v1_storage_proto_msgTypes[4].OneofWrappers = []any{
+	file_pairdb_storage_v1_storage_proto_msgTypes[1].OneofWrappers = []any{
+		(*Condition_Absent)(nil),
+		(*Condition_Clock)(nil),
+		(*Condition_ValueSha256)(nil),
+	}
+	file_pairdb_storage_v1_storage_proto_msgTypes[5].OneofWrappers = []any{
 		(*DeleteRequest_Clock)(nil),
 		(*DeleteRequest_Context)(nil),
 	}
-	file_pairdb_storage_v1_storage_proto_msgTypes[8].OneofWrappers = []any{
+	file_pairdb_storage_v1_storage_proto_msgTypes[9].OneofWrappers = []any{
 		(*BatchOp_Put)(nil),
 		(*BatchOp_Delete)(nil),
 		(*BatchOp_Repair)(nil),
 	}
-	file_pairdb_storage_v1_storage_proto_msgTypes[9].OneofWrappers = []any{
+	file_pairdb_storage_v1_storage_proto_msgTypes[10].OneofWrappers = []any{
 		(*PutOp_Clock)(nil),
 		(*PutOp_Context)(nil),
 	}
-	file_pairdb_storage_v1_storage_proto_msgTypes[10].OneofWrappers = []any{
+	file_pairdb_storage_v1_storage_proto_msgTypes[11].OneofWrappers = []any{
 		(*DeleteOp_Clock)(nil),
 		(*DeleteOp_Context)(nil),
 	}
-	file_pairdb_storage_v1_storage_proto_msgTypes[22].OneofWrappers = []any{
+	file_pairdb_storage_v1_storage_proto_msgTypes[23].OneofWrappers = []any{
 		(*StreamKeysRequest_Range)(nil),
 		(*StreamKeysRequest_HashRanges)(nil),
 	}
-	file_pairdb_storage_v1_storage_proto_msgTypes[26].OneofWrappers = []any{
+	file_pairdb_storage_v1_storage_proto_msgTypes[28].OneofWrappers = []any{
+		(*Change_Record)(nil),
+		(*Change_Joined)(nil),
+		(*Change_Removed)(nil),
+	}
+	file_pairdb_storage_v1_storage_proto_msgTypes[30].OneofWrappers = []any{
 		(*PipelineOp_Read)(nil),
 		(*PipelineOp_Put)(nil),
 		(*PipelineOp_Delete)(nil),
 		(*PipelineOp_Repair)(nil),
 	}
-	file_pairdb_storage_v1_storage_proto_msgTypes[29].OneofWrappers = []any{
+	file_pairdb_storage_v1_storage_proto_msgTypes[33].OneofWrappers = []any{
 		(*PipelineResult_Read)(nil),
 		(*PipelineResult_Write)(nil),
 		(*PipelineResult_Error)(nil),
@@ -2470,7 +2932,7 @@ func file_pairdb_storage_v1_storage_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pairdb_storage_v1_storage_proto_rawDesc), len(file_pairdb_storage_v1_storage_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	StorageService_BatchRead_FullMethodName   = "/pairdb.storage.v1.StorageService/BatchRead"
 	StorageService_GetKeyRange_FullMethodName = "/pairdb.storage.v1.StorageService/GetKeyRange"
 	StorageService_StreamKeys_FullMethodName  = "/pairdb.storage.v1.StorageService/StreamKeys"
+	StorageService_Watch_FullMethodName       = "/pairdb.storage.v1.StorageService/Watch"
 	StorageService_Pipeline_FullMethodName    = "/pairdb.storage.v1.StorageService/Pipeline"
 )
 
@@ -59,6 +60,13 @@ type StorageServiceClient interface {
 	GetKeyRange(ctx context.Context, in *GetKeyRangeRequest, opts ...grpc.CallOption) (*GetKeyRangeResponse, error)
 	// StreamKeys sends the records of a range from one snapshot, in key order.
 	StreamKeys(ctx context.Context, in *StreamKeysRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StreamKeysResponse], error)
+	// Watch sends the changes of a tenant, or of a range of it, in the order in which they were made,
+	// and goes on with new ones until the client ends the call. Only durable changes are sent.
+	//
+	// The node keeps changes for as long as its commit log does. A client that asks for older ones, or
+	// falls so far behind, gets OUT_OF_RANGE with the reason SEQUENCE_TOO_OLD and the metadata
+	// "oldest_sequence": it reads the range with StreamKeys and watches from then on.
+	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// Pipeline takes operations and answers each under its tag, over one stream: each message carries
 	// as many as there are, so that its cost is shared.
 	//
@@ -178,9 +186,28 @@ func (c *storageServiceClient) StreamKeys(ctx context.Context, in *StreamKeysReq
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type StorageService_StreamKeysClient = grpc.ServerStreamingClient[StreamKeysResponse]
 
+func (c *storageServiceClient) Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &StorageService_ServiceDesc.Streams[1], StorageService_Watch_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchRequest, WatchResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StorageService_WatchClient = grpc.ServerStreamingClient[WatchResponse]
+
 func (c *storageServiceClient) Pipeline(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PipelineRequest, PipelineResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &StorageService_ServiceDesc.Streams[1], StorageService_Pipeline_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &StorageService_ServiceDesc.Streams[2], StorageService_Pipeline_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -218,6 +245,13 @@ type StorageServiceServer interface {
 	GetKeyRange(context.Context, *GetKeyRangeRequest) (*GetKeyRangeResponse, error)
 	// StreamKeys sends the records of a range from one snapshot, in key order.
 	StreamKeys(*StreamKeysRequest, grpc.ServerStreamingServer[StreamKeysResponse]) error
+	// Watch sends the changes of a tenant, or of a range of it, in the order in which they were made,
+	// and goes on with new ones until the client ends the call. Only durable changes are sent.
+	//
+	// The node keeps changes for as long as its commit log does. A client that asks for older ones, or
+	// falls so far behind, gets OUT_OF_RANGE with the reason SEQUENCE_TOO_OLD and the metadata
+	// "oldest_sequence": it reads the range with StreamKeys and watches from then on.
+	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// Pipeline takes operations and answers each under its tag, over one stream: each message carries
 	// as many as there are, so that its cost is shared.
 	//
@@ -271,6 +305,9 @@ func (UnimplementedStorageServiceServer) GetKeyRange(context.Context, *GetKeyRan
 }
 func (UnimplementedStorageServiceServer) StreamKeys(*StreamKeysRequest, grpc.ServerStreamingServer[StreamKeysResponse]) error {
 	return status.Error(codes.Unimplemented, "method StreamKeys not implemented")
+}
+func (UnimplementedStorageServiceServer) Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error {
+	return status.Error(codes.Unimplemented, "method Watch not implemented")
 }
 func (UnimplementedStorageServiceServer) Pipeline(grpc.BidiStreamingServer[PipelineRequest, PipelineResponse]) error {
 	return status.Error(codes.Unimplemented, "method Pipeline not implemented")
@@ -433,6 +470,17 @@ func _StorageService_StreamKeys_Handler(srv interface{}, stream grpc.ServerStrea
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type StorageService_StreamKeysServer = grpc.ServerStreamingServer[StreamKeysResponse]
 
+func _StorageService_Watch_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(StorageServiceServer).Watch(m, &grpc.GenericServerStream[WatchRequest, WatchResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type StorageService_WatchServer = grpc.ServerStreamingServer[WatchResponse]
+
 func _StorageService_Pipeline_Handler(srv interface{}, stream grpc.ServerStream) error {
 	return srv.(StorageServiceServer).Pipeline(&grpc.GenericServerStream[PipelineRequest, PipelineResponse]{ServerStream: stream})
 }
@@ -480,6 +528,11 @@ var StorageService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "StreamKeys",
 			Handler:       _StorageService_StreamKeys_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Watch",
+			Handler:       _StorageService_Watch_Handler,
 			ServerStreams: true,
 		},
 		{
