@@ -145,6 +145,7 @@ $(TOOLS)/protoc-gen-go $(TOOLS)/staticcheck: .tools/go.mod .tools/go.sum
 docs: ## generate the reference pages in docs/
 	@cd libs && go test -count=1 ./service -run 'Configuration|ExitCode' -update >/dev/null
 	@cd services && go test -count=1 ./storage-node/internal/config ./compactor/internal/config -run 'Configuration|ExitCode' -update >/dev/null
+	@cd services && go test -count=1 ./storage-node/internal/server -run ErrorsPage -update >/dev/null
 	@cd integration && go test -count=1 ./arch -run OptionsPage -update >/dev/null
 
 .PHONY: fmt

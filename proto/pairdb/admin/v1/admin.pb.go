@@ -81,7 +81,8 @@ type TenantState int32
 
 const (
 	TenantState_TENANT_STATE_UNSPECIFIED TenantState = 0
-	TenantState_TENANT_STATE_ACTIVE      TenantState = 1
+	// It is served.
+	TenantState_TENANT_STATE_ACTIVE TenantState = 1
 	// DropTenant has begun and is not done.
 	TenantState_TENANT_STATE_DROPPING TenantState = 2
 	// The name is remembered with its generation, so that old copies of the data can't come back.
@@ -211,10 +212,13 @@ type Tenant struct {
 	// 1 to 256 bytes, as in requests.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// 1 for the first life of a name; one more each time it is created anew.
-	Generation uint64         `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
-	State      TenantState    `protobuf:"varint,3,opt,name=state,proto3,enum=pairdb.admin.v1.TenantState" json:"state,omitempty"`
-	Quota      *TenantQuota   `protobuf:"bytes,4,opt,name=quota,proto3" json:"quota,omitempty"`
-	Conflicts  ConflictPolicy `protobuf:"varint,5,opt,name=conflicts,proto3,enum=pairdb.admin.v1.ConflictPolicy" json:"conflicts,omitempty"`
+	Generation uint64 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Whether it is served.
+	State TenantState `protobuf:"varint,3,opt,name=state,proto3,enum=pairdb.admin.v1.TenantState" json:"state,omitempty"`
+	// What it may use; absent: no limits.
+	Quota *TenantQuota `protobuf:"bytes,4,opt,name=quota,proto3" json:"quota,omitempty"`
+	// What its readers see of concurrent writes.
+	Conflicts ConflictPolicy `protobuf:"varint,5,opt,name=conflicts,proto3,enum=pairdb.admin.v1.ConflictPolicy" json:"conflicts,omitempty"`
 	// Seconds since the Unix epoch.
 	CreatedAt int64 `protobuf:"varint,6,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
 	// Estimate, from the tables.
@@ -313,7 +317,8 @@ func (x *Tenant) GetInFlight() int32 {
 
 type CreateTenantRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// 1 to 256 bytes, as in requests.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Absent: no limits.
 	Quota *TenantQuota `protobuf:"bytes,2,opt,name=quota,proto3" json:"quota,omitempty"`
 	// Unspecified: siblings are kept.
@@ -374,8 +379,9 @@ func (x *CreateTenantRequest) GetConflicts() ConflictPolicy {
 }
 
 type CreateTenantResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tenant        *Tenant                `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant as it is now.
+	Tenant        *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -419,7 +425,8 @@ func (x *CreateTenantResponse) GetTenant() *Tenant {
 
 type UpdateTenantRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// 1 to 256 bytes.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Absent: as it is.
 	Quota *TenantQuota `protobuf:"bytes,2,opt,name=quota,proto3" json:"quota,omitempty"`
 	// Unspecified: as it is.
@@ -480,8 +487,9 @@ func (x *UpdateTenantRequest) GetConflicts() ConflictPolicy {
 }
 
 type UpdateTenantResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tenant        *Tenant                `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant as it is now.
+	Tenant        *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -524,8 +532,9 @@ func (x *UpdateTenantResponse) GetTenant() *Tenant {
 }
 
 type DropTenantRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 256 bytes.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -568,8 +577,9 @@ func (x *DropTenantRequest) GetName() string {
 }
 
 type DropTenantResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tenant        *Tenant                `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The tenant, dropped.
+	Tenant        *Tenant `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -659,7 +669,8 @@ func (x *ListTenantsRequest) GetIncludeDropped() bool {
 type ListTenantsResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The node refuses tenants that are not in the list (PAIRDB_TENANTS=strict).
-	Strict        bool      `protobuf:"varint,1,opt,name=strict,proto3" json:"strict,omitempty"`
+	Strict bool `protobuf:"varint,1,opt,name=strict,proto3" json:"strict,omitempty"`
+	// By name.
 	Tenants       []*Tenant `protobuf:"bytes,2,rep,name=tenants,proto3" json:"tenants,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -746,29 +757,45 @@ func (*StatusRequest) Descriptor() ([]byte, []int) {
 }
 
 type StatusResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	NodeId  string                 `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	Version string                 `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PAIRDB_NODE_ID.
+	NodeId string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Of the binary.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
 	// "recovering", "serving", "read-only" (reason says why), "poisoned", "stopping".
-	State         string            `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
-	Reason        string            `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
-	UptimeSeconds int64             `protobuf:"varint,5,opt,name=uptime_seconds,json=uptimeSeconds,proto3" json:"uptime_seconds,omitempty"`
-	Levels        []*Level          `protobuf:"bytes,6,rep,name=levels,proto3" json:"levels,omitempty"`
-	Memtables     *Memtables        `protobuf:"bytes,7,opt,name=memtables,proto3" json:"memtables,omitempty"`
-	CommitLog     *CommitLog        `protobuf:"bytes,8,opt,name=commit_log,json=commitLog,proto3" json:"commit_log,omitempty"`
-	Jobs          []*Job            `protobuf:"bytes,9,rep,name=jobs,proto3" json:"jobs,omitempty"`
-	Workers       []*Worker         `protobuf:"bytes,10,rep,name=workers,proto3" json:"workers,omitempty"`
-	Compaction    *CompactionTotals `protobuf:"bytes,11,opt,name=compaction,proto3" json:"compaction,omitempty"`
-	Caches        []*Cache          `protobuf:"bytes,12,rep,name=caches,proto3" json:"caches,omitempty"`
-	Disk          *Disk             `protobuf:"bytes,13,opt,name=disk,proto3" json:"disk,omitempty"`
+	State string `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`
+	// Why the state is what it is; may be empty.
+	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Since the start of the process.
+	UptimeSeconds int64 `protobuf:"varint,5,opt,name=uptime_seconds,json=uptimeSeconds,proto3" json:"uptime_seconds,omitempty"`
+	// Of the tree, from 0 on.
+	Levels []*Level `protobuf:"bytes,6,rep,name=levels,proto3" json:"levels,omitempty"`
+	// What is in memory and in the commit log only.
+	Memtables *Memtables `protobuf:"bytes,7,opt,name=memtables,proto3" json:"memtables,omitempty"`
+	// Since the oldest change that is in no table.
+	CommitLog *CommitLog `protobuf:"bytes,8,opt,name=commit_log,json=commitLog,proto3" json:"commit_log,omitempty"`
+	// Compactions that wait or run.
+	Jobs []*Job `protobuf:"bytes,9,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	// Compactors that lease jobs, the node itself included if it merges.
+	Workers []*Worker `protobuf:"bytes,10,rep,name=workers,proto3" json:"workers,omitempty"`
+	// Since the start of the process.
+	Compaction *CompactionTotals `protobuf:"bytes,11,opt,name=compaction,proto3" json:"compaction,omitempty"`
+	// Row cache and block cache.
+	Caches []*Cache `protobuf:"bytes,12,rep,name=caches,proto3" json:"caches,omitempty"`
+	// Of the data directory.
+	Disk *Disk `protobuf:"bytes,13,opt,name=disk,proto3" json:"disk,omitempty"`
 	// "none", "delayed", "refused"; and why.
-	WritePressure       string              `protobuf:"bytes,14,opt,name=write_pressure,json=writePressure,proto3" json:"write_pressure,omitempty"`
-	WritePressureReason string              `protobuf:"bytes,15,opt,name=write_pressure_reason,json=writePressureReason,proto3" json:"write_pressure_reason,omitempty"`
-	VisibleSequence     uint64              `protobuf:"varint,16,opt,name=visible_sequence,json=visibleSequence,proto3" json:"visible_sequence,omitempty"`
-	Degraded            []string            `protobuf:"bytes,17,rep,name=degraded,proto3" json:"degraded,omitempty"`
-	Quarantined         []*QuarantinedTable `protobuf:"bytes,18,rep,name=quarantined,proto3" json:"quarantined,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	WritePressure string `protobuf:"bytes,14,opt,name=write_pressure,json=writePressure,proto3" json:"write_pressure,omitempty"`
+	// What delays or refuses writes; empty if nothing does.
+	WritePressureReason string `protobuf:"bytes,15,opt,name=write_pressure_reason,json=writePressureReason,proto3" json:"write_pressure_reason,omitempty"`
+	// Of the newest change that readers see.
+	VisibleSequence uint64 `protobuf:"varint,16,opt,name=visible_sequence,json=visibleSequence,proto3" json:"visible_sequence,omitempty"`
+	// What is wrong and does not take the node out of service.
+	Degraded []string `protobuf:"bytes,17,rep,name=degraded,proto3" json:"degraded,omitempty"`
+	// Tables that were found damaged and are kept out of reads and merges.
+	Quarantined   []*QuarantinedTable `protobuf:"bytes,18,rep,name=quarantined,proto3" json:"quarantined,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -928,13 +955,19 @@ func (x *StatusResponse) GetQuarantined() []*QuarantinedTable {
 }
 
 type Level struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Level         int32                  `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
-	Tables        int64                  `protobuf:"varint,2,opt,name=tables,proto3" json:"tables,omitempty"`
-	SizeBytes     int64                  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	TargetBytes   int64                  `protobuf:"varint,4,opt,name=target_bytes,json=targetBytes,proto3" json:"target_bytes,omitempty"`
-	Score         float64                `protobuf:"fixed64,5,opt,name=score,proto3" json:"score,omitempty"`
-	Entries       int64                  `protobuf:"varint,6,opt,name=entries,proto3" json:"entries,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0 is where flushes arrive; the last has most of the data.
+	Level int32 `protobuf:"varint,1,opt,name=level,proto3" json:"level,omitempty"`
+	// Live tables.
+	Tables int64 `protobuf:"varint,2,opt,name=tables,proto3" json:"tables,omitempty"`
+	// Of their files.
+	SizeBytes int64 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// The size above which the level is merged down; 0: none.
+	TargetBytes int64 `protobuf:"varint,4,opt,name=target_bytes,json=targetBytes,proto3" json:"target_bytes,omitempty"`
+	// How urgent a merge is; from 1 on the level is out of shape.
+	Score float64 `protobuf:"fixed64,5,opt,name=score,proto3" json:"score,omitempty"`
+	// Of the tables: versions, not keys.
+	Entries       int64 `protobuf:"varint,6,opt,name=entries,proto3" json:"entries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1012,10 +1045,13 @@ func (x *Level) GetEntries() int64 {
 }
 
 type Memtables struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	ActiveBytes    int64                  `protobuf:"varint,1,opt,name=active_bytes,json=activeBytes,proto3" json:"active_bytes,omitempty"`
-	ImmutableCount int64                  `protobuf:"varint,2,opt,name=immutable_count,json=immutableCount,proto3" json:"immutable_count,omitempty"`
-	ImmutableBytes int64                  `protobuf:"varint,3,opt,name=immutable_bytes,json=immutableBytes,proto3" json:"immutable_bytes,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the one being written.
+	ActiveBytes int64 `protobuf:"varint,1,opt,name=active_bytes,json=activeBytes,proto3" json:"active_bytes,omitempty"`
+	// Full ones that are being flushed.
+	ImmutableCount int64 `protobuf:"varint,2,opt,name=immutable_count,json=immutableCount,proto3" json:"immutable_count,omitempty"`
+	// Of these.
+	ImmutableBytes int64 `protobuf:"varint,3,opt,name=immutable_bytes,json=immutableBytes,proto3" json:"immutable_bytes,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1072,9 +1108,11 @@ func (x *Memtables) GetImmutableBytes() int64 {
 }
 
 type CommitLog struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Segments      int64                  `protobuf:"varint,1,opt,name=segments,proto3" json:"segments,omitempty"`
-	SizeBytes     int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Files.
+	Segments int64 `protobuf:"varint,1,opt,name=segments,proto3" json:"segments,omitempty"`
+	// That a restart has to read.
+	SizeBytes     int64 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1125,18 +1163,28 @@ func (x *CommitLog) GetSizeBytes() int64 {
 
 type Job struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Id    uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Epoch uint32                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Kind  string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Rises with each job of the process.
+	Id uint64 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Rises with each lease of the job.
+	Epoch uint32 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// "merge", "scrub".
+	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
 	// "queued", "leased", "verifying", "local".
-	State         string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
-	Worker        string `protobuf:"bytes,5,opt,name=worker,proto3" json:"worker,omitempty"`
-	Attempts      int32  `protobuf:"varint,6,opt,name=attempts,proto3" json:"attempts,omitempty"`
-	FromLevel     int32  `protobuf:"varint,7,opt,name=from_level,json=fromLevel,proto3" json:"from_level,omitempty"`
-	ToLevel       int32  `protobuf:"varint,8,opt,name=to_level,json=toLevel,proto3" json:"to_level,omitempty"`
-	InputBytes    int64  `protobuf:"varint,9,opt,name=input_bytes,json=inputBytes,proto3" json:"input_bytes,omitempty"`
-	DoneBytes     int64  `protobuf:"varint,10,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
-	InputTables   int32  `protobuf:"varint,11,opt,name=input_tables,json=inputTables,proto3" json:"input_tables,omitempty"`
+	State string `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"`
+	// Who has it; empty while it is queued.
+	Worker string `protobuf:"bytes,5,opt,name=worker,proto3" json:"worker,omitempty"`
+	// How often it was leased.
+	Attempts int32 `protobuf:"varint,6,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	// The uppermost level of the inputs.
+	FromLevel int32 `protobuf:"varint,7,opt,name=from_level,json=fromLevel,proto3" json:"from_level,omitempty"`
+	// Where the outputs go.
+	ToLevel int32 `protobuf:"varint,8,opt,name=to_level,json=toLevel,proto3" json:"to_level,omitempty"`
+	// Of the input files.
+	InputBytes int64 `protobuf:"varint,9,opt,name=input_bytes,json=inputBytes,proto3" json:"input_bytes,omitempty"`
+	// Of them, as the worker last said.
+	DoneBytes int64 `protobuf:"varint,10,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
+	// How many.
+	InputTables   int32 `protobuf:"varint,11,opt,name=input_tables,json=inputTables,proto3" json:"input_tables,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1249,11 +1297,15 @@ func (x *Job) GetInputTables() int32 {
 }
 
 type Worker struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Slots         int32                  `protobuf:"varint,2,opt,name=slots,proto3" json:"slots,omitempty"`
-	Leased        int32                  `protobuf:"varint,3,opt,name=leased,proto3" json:"leased,omitempty"`
-	LastSeenMsAgo int64                  `protobuf:"varint,4,opt,name=last_seen_ms_ago,json=lastSeenMsAgo,proto3" json:"last_seen_ms_ago,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it names itself.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Jobs that it can do at once.
+	Slots int32 `protobuf:"varint,2,opt,name=slots,proto3" json:"slots,omitempty"`
+	// Jobs that it has.
+	Leased int32 `protobuf:"varint,3,opt,name=leased,proto3" json:"leased,omitempty"`
+	// Milliseconds since its last call.
+	LastSeenMsAgo int64 `protobuf:"varint,4,opt,name=last_seen_ms_ago,json=lastSeenMsAgo,proto3" json:"last_seen_ms_ago,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1318,17 +1370,25 @@ func (x *Worker) GetLastSeenMsAgo() int64 {
 
 // CompactionTotals tells work of the sidecar ("external") from work of the node ("local").
 type CompactionTotals struct {
-	state             protoimpl.MessageState `protogen:"open.v1"`
-	InstalledExternal int64                  `protobuf:"varint,1,opt,name=installed_external,json=installedExternal,proto3" json:"installed_external,omitempty"`
-	InstalledLocal    int64                  `protobuf:"varint,2,opt,name=installed_local,json=installedLocal,proto3" json:"installed_local,omitempty"`
-	TrivialMoves      int64                  `protobuf:"varint,3,opt,name=trivial_moves,json=trivialMoves,proto3" json:"trivial_moves,omitempty"`
-	Rejected          int64                  `protobuf:"varint,4,opt,name=rejected,proto3" json:"rejected,omitempty"`
-	Expired           int64                  `protobuf:"varint,5,opt,name=expired,proto3" json:"expired,omitempty"`
-	Quarantined       int64                  `protobuf:"varint,6,opt,name=quarantined,proto3" json:"quarantined,omitempty"`
-	DebtBytes         int64                  `protobuf:"varint,7,opt,name=debt_bytes,json=debtBytes,proto3" json:"debt_bytes,omitempty"`
-	LocalMode         string                 `protobuf:"bytes,8,opt,name=local_mode,json=localMode,proto3" json:"local_mode,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Jobs of the sidecar whose outputs were installed.
+	InstalledExternal int64 `protobuf:"varint,1,opt,name=installed_external,json=installedExternal,proto3" json:"installed_external,omitempty"`
+	// Jobs of the node.
+	InstalledLocal int64 `protobuf:"varint,2,opt,name=installed_local,json=installedLocal,proto3" json:"installed_local,omitempty"`
+	// Tables that moved a level without being rewritten.
+	TrivialMoves int64 `protobuf:"varint,3,opt,name=trivial_moves,json=trivialMoves,proto3" json:"trivial_moves,omitempty"`
+	// Results that did not pass the check of the node.
+	Rejected int64 `protobuf:"varint,4,opt,name=rejected,proto3" json:"rejected,omitempty"`
+	// Leases that ran out.
+	Expired int64 `protobuf:"varint,5,opt,name=expired,proto3" json:"expired,omitempty"`
+	// Tables that jobs found damaged.
+	Quarantined int64 `protobuf:"varint,6,opt,name=quarantined,proto3" json:"quarantined,omitempty"`
+	// Estimate of what compactions must read and write until the tree is in shape.
+	DebtBytes int64 `protobuf:"varint,7,opt,name=debt_bytes,json=debtBytes,proto3" json:"debt_bytes,omitempty"`
+	// PAIRDB_COMPACTION_LOCAL: "auto", "never", "always".
+	LocalMode     string `protobuf:"bytes,8,opt,name=local_mode,json=localMode,proto3" json:"local_mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CompactionTotals) Reset() {
@@ -1418,13 +1478,19 @@ func (x *CompactionTotals) GetLocalMode() string {
 }
 
 type Cache struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	SizeBytes     int64                  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	CapacityBytes int64                  `protobuf:"varint,3,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
-	Entries       int64                  `protobuf:"varint,4,opt,name=entries,proto3" json:"entries,omitempty"`
-	Hits          int64                  `protobuf:"varint,5,opt,name=hits,proto3" json:"hits,omitempty"`
-	Misses        int64                  `protobuf:"varint,6,opt,name=misses,proto3" json:"misses,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "row", "block".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// What is used.
+	SizeBytes int64 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// What may be used.
+	CapacityBytes int64 `protobuf:"varint,3,opt,name=capacity_bytes,json=capacityBytes,proto3" json:"capacity_bytes,omitempty"`
+	// How many.
+	Entries int64 `protobuf:"varint,4,opt,name=entries,proto3" json:"entries,omitempty"`
+	// Since the start of the process.
+	Hits int64 `protobuf:"varint,5,opt,name=hits,proto3" json:"hits,omitempty"`
+	// Since the start of the process.
+	Misses        int64 `protobuf:"varint,6,opt,name=misses,proto3" json:"misses,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1502,10 +1568,13 @@ func (x *Cache) GetMisses() int64 {
 }
 
 type Disk struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TotalBytes    int64                  `protobuf:"varint,1,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
-	FreeBytes     int64                  `protobuf:"varint,2,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
-	ReservedBytes int64                  `protobuf:"varint,3,opt,name=reserved_bytes,json=reservedBytes,proto3" json:"reserved_bytes,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Size of the file system.
+	TotalBytes int64 `protobuf:"varint,1,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	// What this process may still use.
+	FreeBytes int64 `protobuf:"varint,2,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	// Set aside for the outputs of jobs that run.
+	ReservedBytes int64 `protobuf:"varint,3,opt,name=reserved_bytes,json=reservedBytes,proto3" json:"reserved_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1562,9 +1631,11 @@ func (x *Disk) GetReservedBytes() int64 {
 }
 
 type QuarantinedTable struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The file is sst/<number, six digits>.sst.
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// What was found.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1688,7 +1759,8 @@ func (*FlushResponse) Descriptor() ([]byte, []int) {
 type CompactRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Empty: all tenants.
-	Tenant        string       `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Keys of the tenant; absent: all. Needs a tenant.
 	Range         *v1.KeyRange `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1739,10 +1811,13 @@ func (x *CompactRequest) GetRange() *v1.KeyRange {
 }
 
 type CompactProgress struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	DoneBytes     int64                  `protobuf:"varint,1,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
-	TotalBytes    int64                  `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
-	Finished      bool                   `protobuf:"varint,3,opt,name=finished,proto3" json:"finished,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of inputs merged so far.
+	DoneBytes int64 `protobuf:"varint,1,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
+	// Estimate; grows when more turns out to be in the way.
+	TotalBytes int64 `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	// True in the last message.
+	Finished      bool `protobuf:"varint,3,opt,name=finished,proto3" json:"finished,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1844,11 +1919,15 @@ func (x *SnapshotRequest) GetName() string {
 }
 
 type SnapshotInfo struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Name      string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	CreatedAt int64                  `protobuf:"varint,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
-	Sequence  uint64                 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	SizeBytes int64                  `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it was given.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Seconds since the Unix epoch.
+	CreatedAt int64 `protobuf:"varint,2,opt,name=created_at,json=createdAt,proto3" json:"created_at,omitempty"`
+	// Everything up to it is in the snapshot.
+	Sequence uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	// Of its files, shared with the live store as long as that has them.
+	SizeBytes int64 `protobuf:"varint,4,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
 	// Directory below the node's data directory.
 	Path          string `protobuf:"bytes,5,opt,name=path,proto3" json:"path,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1921,8 +2000,9 @@ func (x *SnapshotInfo) GetPath() string {
 }
 
 type SnapshotResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Snapshot      *SnapshotInfo          `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What was made.
+	Snapshot      *SnapshotInfo `protobuf:"bytes,1,opt,name=snapshot,proto3" json:"snapshot,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2001,8 +2081,9 @@ func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
 }
 
 type ListSnapshotsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Snapshots     []*SnapshotInfo        `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By name.
+	Snapshots     []*SnapshotInfo `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2045,8 +2126,9 @@ func (x *ListSnapshotsResponse) GetSnapshots() []*SnapshotInfo {
 }
 
 type DeleteSnapshotRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 128 bytes.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2170,13 +2252,19 @@ func (x *VerifyRequest) GetMaxBytesPerSecond() int64 {
 }
 
 type VerifyProgress struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	DoneBytes     int64                  `protobuf:"varint,1,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
-	TotalBytes    int64                  `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
-	TablesDone    int32                  `protobuf:"varint,3,opt,name=tables_done,json=tablesDone,proto3" json:"tables_done,omitempty"`
-	TablesTotal   int32                  `protobuf:"varint,4,opt,name=tables_total,json=tablesTotal,proto3" json:"tables_total,omitempty"`
-	Corrupt       []*QuarantinedTable    `protobuf:"bytes,5,rep,name=corrupt,proto3" json:"corrupt,omitempty"`
-	Finished      bool                   `protobuf:"varint,6,opt,name=finished,proto3" json:"finished,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of table files read.
+	DoneBytes int64 `protobuf:"varint,1,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
+	// Of all live tables.
+	TotalBytes int64 `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	// Tables that were read.
+	TablesDone int32 `protobuf:"varint,3,opt,name=tables_done,json=tablesDone,proto3" json:"tables_done,omitempty"`
+	// Live tables when it began.
+	TablesTotal int32 `protobuf:"varint,4,opt,name=tables_total,json=tablesTotal,proto3" json:"tables_total,omitempty"`
+	// What is damaged; in the last message.
+	Corrupt []*QuarantinedTable `protobuf:"bytes,5,rep,name=corrupt,proto3" json:"corrupt,omitempty"`
+	// True in the last message.
+	Finished      bool `protobuf:"varint,6,opt,name=finished,proto3" json:"finished,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2290,20 +2378,29 @@ func (*TablesRequest) Descriptor() ([]byte, []int) {
 }
 
 type Table struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	Number     uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	Level      int32                  `protobuf:"varint,2,opt,name=level,proto3" json:"level,omitempty"`
-	SizeBytes  int64                  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	Entries    int64                  `protobuf:"varint,4,opt,name=entries,proto3" json:"entries,omitempty"`
-	Tombstones int64                  `protobuf:"varint,5,opt,name=tombstones,proto3" json:"tombstones,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The file is sst/<number, six digits>.sst.
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// Where it is.
+	Level int32 `protobuf:"varint,2,opt,name=level,proto3" json:"level,omitempty"`
+	// Of the file.
+	SizeBytes int64 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// Versions of keys in it.
+	Entries int64 `protobuf:"varint,4,opt,name=entries,proto3" json:"entries,omitempty"`
+	// Entries that are only deletions or expired.
+	Tombstones int64 `protobuf:"varint,5,opt,name=tombstones,proto3" json:"tombstones,omitempty"`
 	// Printable, escaped where not UTF-8.
-	Smallest    string `protobuf:"bytes,6,opt,name=smallest,proto3" json:"smallest,omitempty"`
-	Largest     string `protobuf:"bytes,7,opt,name=largest,proto3" json:"largest,omitempty"`
+	Smallest string `protobuf:"bytes,6,opt,name=smallest,proto3" json:"smallest,omitempty"`
+	// As smallest.
+	Largest string `protobuf:"bytes,7,opt,name=largest,proto3" json:"largest,omitempty"`
+	// Of the oldest change in it.
 	MinSequence uint64 `protobuf:"varint,8,opt,name=min_sequence,json=minSequence,proto3" json:"min_sequence,omitempty"`
+	// Of the newest change in it.
 	MaxSequence uint64 `protobuf:"varint,9,opt,name=max_sequence,json=maxSequence,proto3" json:"max_sequence,omitempty"`
 	// "flush", "ingest", "external", "local".
-	Origin        string `protobuf:"bytes,10,opt,name=origin,proto3" json:"origin,omitempty"`
-	Quarantined   bool   `protobuf:"varint,11,opt,name=quarantined,proto3" json:"quarantined,omitempty"`
+	Origin string `protobuf:"bytes,10,opt,name=origin,proto3" json:"origin,omitempty"`
+	// True: found damaged; reads of its keys fail.
+	Quarantined   bool `protobuf:"varint,11,opt,name=quarantined,proto3" json:"quarantined,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2416,8 +2513,9 @@ func (x *Table) GetQuarantined() bool {
 }
 
 type TablesResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tables        []*Table               `protobuf:"bytes,1,rep,name=tables,proto3" json:"tables,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By level, then in key order.
+	Tables        []*Table `protobuf:"bytes,1,rep,name=tables,proto3" json:"tables,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -41,6 +41,7 @@ const (
 //
 // AdminService inspects and steers one storage node. It is served on TCP and on the pod's socket.
 type AdminServiceClient interface {
+	// Status describes the node: levels, jobs, caches, disk, pressure, damage.
 	Status(ctx context.Context, in *StatusRequest, opts ...grpc.CallOption) (*StatusResponse, error)
 	// Flush writes the memtable to tables and returns when they are installed.
 	Flush(ctx context.Context, in *FlushRequest, opts ...grpc.CallOption) (*FlushResponse, error)
@@ -48,7 +49,9 @@ type AdminServiceClient interface {
 	Compact(ctx context.Context, in *CompactRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CompactProgress], error)
 	// Snapshot makes a checkpoint of the whole node under a name.
 	Snapshot(ctx context.Context, in *SnapshotRequest, opts ...grpc.CallOption) (*SnapshotResponse, error)
+	// ListSnapshots lists the checkpoints, by name.
 	ListSnapshots(ctx context.Context, in *ListSnapshotsRequest, opts ...grpc.CallOption) (*ListSnapshotsResponse, error)
+	// DeleteSnapshot removes a checkpoint and frees what only it needed.
 	DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (*DeleteSnapshotResponse, error)
 	// Verify reads every live table from disk and checks every checksum.
 	Verify(ctx context.Context, in *VerifyRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[VerifyProgress], error)
@@ -218,6 +221,7 @@ func (c *adminServiceClient) ListTenants(ctx context.Context, in *ListTenantsReq
 //
 // AdminService inspects and steers one storage node. It is served on TCP and on the pod's socket.
 type AdminServiceServer interface {
+	// Status describes the node: levels, jobs, caches, disk, pressure, damage.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
 	// Flush writes the memtable to tables and returns when they are installed.
 	Flush(context.Context, *FlushRequest) (*FlushResponse, error)
@@ -225,7 +229,9 @@ type AdminServiceServer interface {
 	Compact(*CompactRequest, grpc.ServerStreamingServer[CompactProgress]) error
 	// Snapshot makes a checkpoint of the whole node under a name.
 	Snapshot(context.Context, *SnapshotRequest) (*SnapshotResponse, error)
+	// ListSnapshots lists the checkpoints, by name.
 	ListSnapshots(context.Context, *ListSnapshotsRequest) (*ListSnapshotsResponse, error)
+	// DeleteSnapshot removes a checkpoint and frees what only it needed.
 	DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*DeleteSnapshotResponse, error)
 	// Verify reads every live table from disk and checks every checksum.
 	Verify(*VerifyRequest, grpc.ServerStreamingServer[VerifyProgress]) error

@@ -78,8 +78,10 @@ type HeartbeatResponse_Verdict int32
 
 const (
 	HeartbeatResponse_VERDICT_UNSPECIFIED HeartbeatResponse_Verdict = 0
-	HeartbeatResponse_VERDICT_CONTINUE    HeartbeatResponse_Verdict = 1
-	HeartbeatResponse_VERDICT_STOP        HeartbeatResponse_Verdict = 2
+	// The lease is extended.
+	HeartbeatResponse_VERDICT_CONTINUE HeartbeatResponse_Verdict = 1
+	// The attempt is over: its outputs will not be taken.
+	HeartbeatResponse_VERDICT_STOP HeartbeatResponse_Verdict = 2
 )
 
 // Enum value maps for HeartbeatResponse_Verdict.
@@ -126,11 +128,15 @@ func (HeartbeatResponse_Verdict) EnumDescriptor() ([]byte, []int) {
 type CompleteResponse_Verdict int32
 
 const (
-	CompleteResponse_VERDICT_UNSPECIFIED       CompleteResponse_Verdict = 0
-	CompleteResponse_VERDICT_INSTALLED         CompleteResponse_Verdict = 1
+	CompleteResponse_VERDICT_UNSPECIFIED CompleteResponse_Verdict = 0
+	// The outputs are live, the inputs are not any more.
+	CompleteResponse_VERDICT_INSTALLED CompleteResponse_Verdict = 1
+	// As before: this is a repeat.
 	CompleteResponse_VERDICT_ALREADY_INSTALLED CompleteResponse_Verdict = 2
-	CompleteResponse_VERDICT_REJECTED          CompleteResponse_Verdict = 3
-	CompleteResponse_VERDICT_FENCED            CompleteResponse_Verdict = 4
+	// The outputs did not pass the check.
+	CompleteResponse_VERDICT_REJECTED CompleteResponse_Verdict = 3
+	// The job is somebody else's by now, or of another session.
+	CompleteResponse_VERDICT_FENCED CompleteResponse_Verdict = 4
 )
 
 // Enum value maps for CompleteResponse_Verdict.
@@ -181,11 +187,16 @@ func (CompleteResponse_Verdict) EnumDescriptor() ([]byte, []int) {
 type AbandonRequest_Reason int32
 
 const (
-	AbandonRequest_REASON_UNSPECIFIED        AbandonRequest_Reason = 0
-	AbandonRequest_REASON_NO_SPACE           AbandonRequest_Reason = 1
-	AbandonRequest_REASON_IO_ERROR           AbandonRequest_Reason = 2
-	AbandonRequest_REASON_CORRUPT_INPUT      AbandonRequest_Reason = 3
-	AbandonRequest_REASON_SHUTDOWN           AbandonRequest_Reason = 4
+	AbandonRequest_REASON_UNSPECIFIED AbandonRequest_Reason = 0
+	// The disk is full.
+	AbandonRequest_REASON_NO_SPACE AbandonRequest_Reason = 1
+	// Reading or writing failed.
+	AbandonRequest_REASON_IO_ERROR AbandonRequest_Reason = 2
+	// An input is damaged.
+	AbandonRequest_REASON_CORRUPT_INPUT AbandonRequest_Reason = 3
+	// The worker ends.
+	AbandonRequest_REASON_SHUTDOWN AbandonRequest_Reason = 4
+	// The worker can't read an input or write the format.
 	AbandonRequest_REASON_UNSUPPORTED_FORMAT AbandonRequest_Reason = 5
 )
 
@@ -241,7 +252,8 @@ type JobKey struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Random per node process.
 	Session uint64 `protobuf:"fixed64,1,opt,name=session,proto3" json:"session,omitempty"`
-	Id      uint64 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
+	// Of the job; unique in the session.
+	Id uint64 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`
 	// Rises by one with each lease of the job.
 	Epoch         uint32 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -302,9 +314,11 @@ func (x *JobKey) GetEpoch() uint32 {
 type LeaseRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Stable while the worker process lives; for people and metrics only.
-	Worker     string `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
-	FreeSlots  int32  `protobuf:"varint,2,opt,name=free_slots,json=freeSlots,proto3" json:"free_slots,omitempty"`
-	TotalSlots int32  `protobuf:"varint,3,opt,name=total_slots,json=totalSlots,proto3" json:"total_slots,omitempty"`
+	Worker string `protobuf:"bytes,1,opt,name=worker,proto3" json:"worker,omitempty"`
+	// At most so many jobs are leased; 0 only announces the worker.
+	FreeSlots int32 `protobuf:"varint,2,opt,name=free_slots,json=freeSlots,proto3" json:"free_slots,omitempty"`
+	// Jobs that the worker can do at once.
+	TotalSlots int32 `protobuf:"varint,3,opt,name=total_slots,json=totalSlots,proto3" json:"total_slots,omitempty"`
 	// Table format versions that the worker writes and reads.
 	Formats       []uint32 `protobuf:"varint,4,rep,packed,name=formats,proto3" json:"formats,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -370,8 +384,9 @@ func (x *LeaseRequest) GetFormats() []uint32 {
 }
 
 type LeaseResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Jobs          []*Job                 `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// None when nothing came up in time.
+	Jobs          []*Job `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -414,11 +429,15 @@ func (x *LeaseResponse) GetJobs() []*Job {
 }
 
 type Job struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	Key         *JobKey                `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Kind        JobKind                `protobuf:"varint,2,opt,name=kind,proto3,enum=pairdb.compaction.v1.JobKind" json:"kind,omitempty"`
-	Inputs      []*Input               `protobuf:"bytes,3,rep,name=inputs,proto3" json:"inputs,omitempty"`
-	OutputLevel int32                  `protobuf:"varint,4,opt,name=output_level,json=outputLevel,proto3" json:"output_level,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names this attempt in every later call.
+	Key *JobKey `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// What to do.
+	Kind JobKind `protobuf:"varint,2,opt,name=kind,proto3,enum=pairdb.compaction.v1.JobKind" json:"kind,omitempty"`
+	// Ascending levels, and in each the order of the level.
+	Inputs []*Input `protobuf:"bytes,3,rep,name=inputs,proto3" json:"inputs,omitempty"`
+	// Where the outputs go.
+	OutputLevel int32 `protobuf:"varint,4,opt,name=output_level,json=outputLevel,proto3" json:"output_level,omitempty"`
 	// Live snapshot sequences, ascending.
 	Snapshots []uint64 `protobuf:"varint,5,rep,packed,name=snapshots,proto3" json:"snapshots,omitempty"`
 	// Cut-off of collection: only siblings raised before it may be collected. Hybrid-logical
@@ -426,14 +445,18 @@ type Job struct {
 	GcBefore uint64 `protobuf:"varint,6,opt,name=gc_before,json=gcBefore,proto3" json:"gc_before,omitempty"`
 	// Engine-key ranges [start, end) in which nothing older exists outside of the job.
 	Bottommost []*EngineRange `protobuf:"bytes,8,rep,name=bottommost,proto3" json:"bottommost,omitempty"`
-	Table      *TableOptions  `protobuf:"bytes,9,opt,name=table,proto3" json:"table,omitempty"`
+	// How to write outputs.
+	Table *TableOptions `protobuf:"bytes,9,opt,name=table,proto3" json:"table,omitempty"`
 	// The staging directory is staging/<id>.e<epoch>; the output files 0001.sst... exist in it.
-	MaxOutputs        int32 `protobuf:"varint,10,opt,name=max_outputs,json=maxOutputs,proto3" json:"max_outputs,omitempty"`
+	MaxOutputs int32 `protobuf:"varint,10,opt,name=max_outputs,json=maxOutputs,proto3" json:"max_outputs,omitempty"`
+	// Of inputs and outputs together; 0: no limit.
 	MaxBytesPerSecond int64 `protobuf:"varint,11,opt,name=max_bytes_per_second,json=maxBytesPerSecond,proto3" json:"max_bytes_per_second,omitempty"`
-	LeaseMs           int64 `protobuf:"varint,12,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
-	HeartbeatMs       int64 `protobuf:"varint,13,opt,name=heartbeat_ms,json=heartbeatMs,proto3" json:"heartbeat_ms,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Milliseconds without a heartbeat until the job is given to somebody else.
+	LeaseMs int64 `protobuf:"varint,12,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
+	// Milliseconds between heartbeats.
+	HeartbeatMs   int64 `protobuf:"varint,13,opt,name=heartbeat_ms,json=heartbeatMs,proto3" json:"heartbeat_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Job) Reset() {
@@ -553,12 +576,16 @@ func (x *Job) GetHeartbeatMs() int64 {
 type Input struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Table number: the file is sst/<number, six digits>.sst.
-	Number    uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	Level     int32  `protobuf:"varint,2,opt,name=level,proto3" json:"level,omitempty"`
-	SizeBytes int64  `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	Digest    uint64 `protobuf:"fixed64,4,opt,name=digest,proto3" json:"digest,omitempty"`
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// Where it is.
+	Level int32 `protobuf:"varint,2,opt,name=level,proto3" json:"level,omitempty"`
+	// Of the file.
+	SizeBytes int64 `protobuf:"varint,3,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// Of the table, from its footer: another file under this number is refused.
+	Digest uint64 `protobuf:"fixed64,4,opt,name=digest,proto3" json:"digest,omitempty"`
 	// Internal keys.
-	Smallest      []byte `protobuf:"bytes,5,opt,name=smallest,proto3" json:"smallest,omitempty"`
+	Smallest []byte `protobuf:"bytes,5,opt,name=smallest,proto3" json:"smallest,omitempty"`
+	// As smallest.
 	Largest       []byte `protobuf:"bytes,6,opt,name=largest,proto3" json:"largest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -638,7 +665,8 @@ func (x *Input) GetLargest() []byte {
 
 type EngineRange struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Start []byte                 `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
+	// Included.
+	Start []byte `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
 	// Empty: to the end.
 	End           []byte `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -690,12 +718,16 @@ func (x *EngineRange) GetEnd() []byte {
 }
 
 type TableOptions struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	Format      uint32                 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
-	TargetBytes int64                  `protobuf:"varint,2,opt,name=target_bytes,json=targetBytes,proto3" json:"target_bytes,omitempty"`
-	BlockBytes  int32                  `protobuf:"varint,3,opt,name=block_bytes,json=blockBytes,proto3" json:"block_bytes,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Version of the table format.
+	Format uint32 `protobuf:"varint,1,opt,name=format,proto3" json:"format,omitempty"`
+	// Size at which outputs are cut.
+	TargetBytes int64 `protobuf:"varint,2,opt,name=target_bytes,json=targetBytes,proto3" json:"target_bytes,omitempty"`
+	// Size of a block before compression.
+	BlockBytes int32 `protobuf:"varint,3,opt,name=block_bytes,json=blockBytes,proto3" json:"block_bytes,omitempty"`
 	// 0 none, 1 S2, 2 zstd.
-	Compression      int32 `protobuf:"varint,4,opt,name=compression,proto3" json:"compression,omitempty"`
+	Compression int32 `protobuf:"varint,4,opt,name=compression,proto3" json:"compression,omitempty"`
+	// Bits of the filter for each key; 0: no filter.
 	FilterBitsPerKey int32 `protobuf:"varint,5,opt,name=filter_bits_per_key,json=filterBitsPerKey,proto3" json:"filter_bits_per_key,omitempty"`
 	// Values of at least so many bytes get a block of their own; 0: none.
 	ValueBlockBytes int64 `protobuf:"varint,6,opt,name=value_block_bytes,json=valueBlockBytes,proto3" json:"value_block_bytes,omitempty"`
@@ -776,9 +808,11 @@ func (x *TableOptions) GetValueBlockBytes() int64 {
 }
 
 type HeartbeatRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           *JobKey                `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	DoneBytes     int64                  `protobuf:"varint,2,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The attempt.
+	Key *JobKey `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Of inputs read so far.
+	DoneBytes     int64 `protobuf:"varint,2,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -828,9 +862,11 @@ func (x *HeartbeatRequest) GetDoneBytes() int64 {
 }
 
 type HeartbeatResponse struct {
-	state   protoimpl.MessageState    `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether to go on.
 	Verdict HeartbeatResponse_Verdict `protobuf:"varint,1,opt,name=verdict,proto3,enum=pairdb.compaction.v1.HeartbeatResponse_Verdict" json:"verdict,omitempty"`
-	Reason  string                    `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Why not.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	// 0: no limit.
 	MaxBytesPerSecond int64 `protobuf:"varint,3,opt,name=max_bytes_per_second,json=maxBytesPerSecond,proto3" json:"max_bytes_per_second,omitempty"`
 	unknownFields     protoimpl.UnknownFields
@@ -891,13 +927,20 @@ func (x *HeartbeatResponse) GetMaxBytesPerSecond() int64 {
 type Output struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to max_outputs: the file is <index, four digits>.sst.
-	Index         int32  `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	SizeBytes     int64  `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
-	Digest        uint64 `protobuf:"fixed64,3,opt,name=digest,proto3" json:"digest,omitempty"`
-	Smallest      []byte `protobuf:"bytes,4,opt,name=smallest,proto3" json:"smallest,omitempty"`
-	Largest       []byte `protobuf:"bytes,5,opt,name=largest,proto3" json:"largest,omitempty"`
-	MinSequence   uint64 `protobuf:"varint,6,opt,name=min_sequence,json=minSequence,proto3" json:"min_sequence,omitempty"`
-	MaxSequence   uint64 `protobuf:"varint,7,opt,name=max_sequence,json=maxSequence,proto3" json:"max_sequence,omitempty"`
+	Index int32 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	// Of the file.
+	SizeBytes int64 `protobuf:"varint,2,opt,name=size_bytes,json=sizeBytes,proto3" json:"size_bytes,omitempty"`
+	// Of the table, from its footer.
+	Digest uint64 `protobuf:"fixed64,3,opt,name=digest,proto3" json:"digest,omitempty"`
+	// Internal key.
+	Smallest []byte `protobuf:"bytes,4,opt,name=smallest,proto3" json:"smallest,omitempty"`
+	// Internal key.
+	Largest []byte `protobuf:"bytes,5,opt,name=largest,proto3" json:"largest,omitempty"`
+	// Of the oldest entry.
+	MinSequence uint64 `protobuf:"varint,6,opt,name=min_sequence,json=minSequence,proto3" json:"min_sequence,omitempty"`
+	// Of the newest entry.
+	MaxSequence uint64 `protobuf:"varint,7,opt,name=max_sequence,json=maxSequence,proto3" json:"max_sequence,omitempty"`
+	// How many.
 	Entries       uint64 `protobuf:"varint,8,opt,name=entries,proto3" json:"entries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -992,16 +1035,20 @@ func (x *Output) GetEntries() uint64 {
 // JobStats lets the node check that nothing appeared or vanished: entries_in = entries_out +
 // shadowed + joined + collected.
 type JobStats struct {
-	state      protoimpl.MessageState `protogen:"open.v1"`
-	EntriesIn  uint64                 `protobuf:"varint,1,opt,name=entries_in,json=entriesIn,proto3" json:"entries_in,omitempty"`
-	EntriesOut uint64                 `protobuf:"varint,2,opt,name=entries_out,json=entriesOut,proto3" json:"entries_out,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of all inputs.
+	EntriesIn uint64 `protobuf:"varint,1,opt,name=entries_in,json=entriesIn,proto3" json:"entries_in,omitempty"`
+	// Of all outputs.
+	EntriesOut uint64 `protobuf:"varint,2,opt,name=entries_out,json=entriesOut,proto3" json:"entries_out,omitempty"`
 	// Dropped under a newer Set, Delete or range delete of the same snapshot stripe.
 	Shadowed uint64 `protobuf:"varint,3,opt,name=shadowed,proto3" json:"shadowed,omitempty"`
 	// Fragments joined into another entry.
 	Joined uint64 `protobuf:"varint,4,opt,name=joined,proto3" json:"joined,omitempty"`
 	// Whole records and deletes dropped at the bottom.
-	Collected     uint64 `protobuf:"varint,5,opt,name=collected,proto3" json:"collected,omitempty"`
-	BytesRead     uint64 `protobuf:"varint,6,opt,name=bytes_read,json=bytesRead,proto3" json:"bytes_read,omitempty"`
+	Collected uint64 `protobuf:"varint,5,opt,name=collected,proto3" json:"collected,omitempty"`
+	// Of input files.
+	BytesRead uint64 `protobuf:"varint,6,opt,name=bytes_read,json=bytesRead,proto3" json:"bytes_read,omitempty"`
+	// Of output files.
 	BytesWritten  uint64 `protobuf:"varint,7,opt,name=bytes_written,json=bytesWritten,proto3" json:"bytes_written,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1087,10 +1134,13 @@ func (x *JobStats) GetBytesWritten() uint64 {
 }
 
 type CompleteRequest struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Key     *JobKey                `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Outputs []*Output              `protobuf:"bytes,2,rep,name=outputs,proto3" json:"outputs,omitempty"`
-	Stats   *JobStats              `protobuf:"bytes,3,opt,name=stats,proto3" json:"stats,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The attempt.
+	Key *JobKey `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// In key order; none if nothing is left.
+	Outputs []*Output `protobuf:"bytes,2,rep,name=outputs,proto3" json:"outputs,omitempty"`
+	// Counts over the whole job.
+	Stats *JobStats `protobuf:"bytes,3,opt,name=stats,proto3" json:"stats,omitempty"`
 	// Scrub: what is damaged.
 	Corrupt       []*CorruptInput `protobuf:"bytes,4,rep,name=corrupt,proto3" json:"corrupt,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1156,9 +1206,11 @@ func (x *CompleteRequest) GetCorrupt() []*CorruptInput {
 }
 
 type CorruptInput struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
-	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the table.
+	Number uint64 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// What was found.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1208,9 +1260,11 @@ func (x *CorruptInput) GetReason() string {
 }
 
 type CompleteResponse struct {
-	state         protoimpl.MessageState   `protogen:"open.v1"`
-	Verdict       CompleteResponse_Verdict `protobuf:"varint,1,opt,name=verdict,proto3,enum=pairdb.compaction.v1.CompleteResponse_Verdict" json:"verdict,omitempty"`
-	Reason        string                   `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What became of the outputs.
+	Verdict CompleteResponse_Verdict `protobuf:"varint,1,opt,name=verdict,proto3,enum=pairdb.compaction.v1.CompleteResponse_Verdict" json:"verdict,omitempty"`
+	// Why, if they were not installed.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1260,11 +1314,15 @@ func (x *CompleteResponse) GetReason() string {
 }
 
 type AbandonRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           *JobKey                `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Reason        AbandonRequest_Reason  `protobuf:"varint,2,opt,name=reason,proto3,enum=pairdb.compaction.v1.AbandonRequest_Reason" json:"reason,omitempty"`
-	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
-	Corrupt       []*CorruptInput        `protobuf:"bytes,4,rep,name=corrupt,proto3" json:"corrupt,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The attempt.
+	Key *JobKey `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Decides whether and when the job is tried again.
+	Reason AbandonRequest_Reason `protobuf:"varint,2,opt,name=reason,proto3,enum=pairdb.compaction.v1.AbandonRequest_Reason" json:"reason,omitempty"`
+	// For people.
+	Detail string `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	// With REASON_CORRUPT_INPUT: which inputs; the node quarantines them.
+	Corrupt       []*CorruptInput `protobuf:"bytes,4,rep,name=corrupt,proto3" json:"corrupt,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -82,8 +82,9 @@ func (x *ClockEntry) GetCounter() uint64 {
 // VectorClock is a set of entries with distinct node ids; the order has no meaning on input and
 // is ascending by node id on output. At most 1,000 entries.
 type VectorClock struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Entries       []*ClockEntry          `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1,000, no node id twice.
+	Entries       []*ClockEntry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -220,10 +221,13 @@ func (x *Sibling) GetTombstone() bool {
 
 // Record is the complete state of one key as one node knows it.
 type Record struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	Siblings      []*Sibling             `protobuf:"bytes,3,rep,name=siblings,proto3" json:"siblings,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 256 bytes, UTF-8, no colon, NUL or control character.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// 1 to 1,024 bytes, UTF-8, no NUL or control character but tab and newline.
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// All that are known, tombstones and expired values included; at most 1,024 in a request.
+	Siblings      []*Sibling `protobuf:"bytes,3,rep,name=siblings,proto3" json:"siblings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -281,9 +285,11 @@ func (x *Record) GetSiblings() []*Sibling {
 
 // KeyRange is [start, end) in byte order; an empty end is the end of the tenant.
 type KeyRange struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Start         string                 `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
-	End           string                 `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Included; empty: from the first key on.
+	Start string `protobuf:"bytes,1,opt,name=start,proto3" json:"start,omitempty"`
+	// Not included; empty: to the end of the tenant.
+	End           string `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -335,9 +341,11 @@ func (x *KeyRange) GetEnd() string {
 // HashRange is [start, end) of 64-bit tokens; it wraps when start > end, and start == end is the
 // whole ring.
 type HashRange struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Start         uint64                 `protobuf:"varint,1,opt,name=start,proto3" json:"start,omitempty"`
-	End           uint64                 `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Token, included.
+	Start uint64 `protobuf:"varint,1,opt,name=start,proto3" json:"start,omitempty"`
+	// Token, not included.
+	End           uint64 `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

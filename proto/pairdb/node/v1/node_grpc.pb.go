@@ -30,6 +30,7 @@ const (
 //
 // NodeService is how a sidecar learns whose sidecar it is.
 type NodeServiceClient interface {
+	// Identity names the node; a sidecar asks for it each time it connects.
 	Identity(ctx context.Context, in *IdentityRequest, opts ...grpc.CallOption) (*IdentityResponse, error)
 }
 
@@ -57,6 +58,7 @@ func (c *nodeServiceClient) Identity(ctx context.Context, in *IdentityRequest, o
 //
 // NodeService is how a sidecar learns whose sidecar it is.
 type NodeServiceServer interface {
+	// Identity names the node; a sidecar asks for it each time it connects.
 	Identity(context.Context, *IdentityRequest) (*IdentityResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }

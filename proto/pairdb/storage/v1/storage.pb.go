@@ -331,8 +331,9 @@ func (*Condition_Clock) isCondition_When() {}
 func (*Condition_ValueSha256) isCondition_When() {}
 
 type WriteResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Outcome Outcome                `protobuf:"varint,1,opt,name=outcome,proto3,enum=pairdb.storage.v1.Outcome" json:"outcome,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the write did.
+	Outcome Outcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=pairdb.storage.v1.Outcome" json:"outcome,omitempty"`
 	// Clock of the key after the write: send it as the context of the next one.
 	Clock *v1.VectorClock `protobuf:"bytes,2,opt,name=clock,proto3" json:"clock,omitempty"`
 	// Values of the key now, tombstones not counted.
@@ -402,9 +403,11 @@ func (x *WriteResponse) GetReplayed() bool {
 }
 
 type ReadRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	Key           string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 256 bytes, as in WriteRequest.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// 1 to 1,024 bytes, as in WriteRequest.
+	Key           string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -545,19 +548,22 @@ func (x *ReadResponse) GetSiblings() []*v1.Sibling {
 }
 
 type DeleteRequest struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Tenant string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	Key    string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 256 bytes, as in WriteRequest.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// 1 to 1,024 bytes, as in WriteRequest.
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	// Types that are valid to be assigned to Causality:
 	//
 	//	*DeleteRequest_Clock
 	//	*DeleteRequest_Context
 	Causality isDeleteRequest_Causality `protobuf_oneof:"causality"`
 	// As in WriteRequest.
-	IdempotencyKey string     `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
-	Condition      *Condition `protobuf:"bytes,6,opt,name=condition,proto3" json:"condition,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	IdempotencyKey string `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	// As in WriteRequest.
+	Condition     *Condition `protobuf:"bytes,6,opt,name=condition,proto3" json:"condition,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteRequest) Reset() {
@@ -648,10 +654,12 @@ type isDeleteRequest_Causality interface {
 }
 
 type DeleteRequest_Clock struct {
+	// The clock of this delete, already raised by the coordinator that sends it.
 	Clock *v1.VectorClock `protobuf:"bytes,3,opt,name=clock,proto3,oneof"`
 }
 
 type DeleteRequest_Context struct {
+	// The clock of an earlier Read: what came since is kept.
 	Context *v1.VectorClock `protobuf:"bytes,4,opt,name=context,proto3,oneof"`
 }
 
@@ -660,10 +668,13 @@ func (*DeleteRequest_Clock) isDeleteRequest_Causality() {}
 func (*DeleteRequest_Context) isDeleteRequest_Causality() {}
 
 type DeleteResponse struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	Outcome  Outcome                `protobuf:"varint,1,opt,name=outcome,proto3,enum=pairdb.storage.v1.Outcome" json:"outcome,omitempty"`
-	Clock    *v1.VectorClock        `protobuf:"bytes,2,opt,name=clock,proto3" json:"clock,omitempty"`
-	Siblings uint32                 `protobuf:"varint,3,opt,name=siblings,proto3" json:"siblings,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the delete did.
+	Outcome Outcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=pairdb.storage.v1.Outcome" json:"outcome,omitempty"`
+	// Clock of the key after the delete.
+	Clock *v1.VectorClock `protobuf:"bytes,2,opt,name=clock,proto3" json:"clock,omitempty"`
+	// Values of the key now, tombstones not counted.
+	Siblings uint32 `protobuf:"varint,3,opt,name=siblings,proto3" json:"siblings,omitempty"`
 	// As in WriteResponse.
 	Replayed      bool `protobuf:"varint,4,opt,name=replayed,proto3" json:"replayed,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -729,8 +740,9 @@ func (x *DeleteResponse) GetReplayed() bool {
 }
 
 type RepairRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Record        *v1.Record             `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 1,024 siblings.
+	Record        *v1.Record `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -811,7 +823,8 @@ func (*RepairResponse) Descriptor() ([]byte, []int) {
 // BatchOp is one item of a batch.
 type BatchOp struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Key   string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// 1 to 1,024 bytes.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
 	// Types that are valid to be assigned to Op:
 	//
 	//	*BatchOp_Put
@@ -898,14 +911,17 @@ type isBatchOp_Op interface {
 }
 
 type BatchOp_Put struct {
+	// Stores a value.
 	Put *PutOp `protobuf:"bytes,2,opt,name=put,proto3,oneof"`
 }
 
 type BatchOp_Delete struct {
+	// Stores a tombstone.
 	Delete *DeleteOp `protobuf:"bytes,3,opt,name=delete,proto3,oneof"`
 }
 
 type BatchOp_Repair struct {
+	// Joins siblings.
 	Repair *RepairOp `protobuf:"bytes,4,opt,name=repair,proto3,oneof"`
 }
 
@@ -917,7 +933,8 @@ func (*BatchOp_Repair) isBatchOp_Op() {}
 
 type PutOp struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Value []byte                 `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
+	// At most 10 MiB.
+	Value []byte `protobuf:"bytes,1,opt,name=value,proto3" json:"value,omitempty"`
 	// Types that are valid to be assigned to Causality:
 	//
 	//	*PutOp_Clock
@@ -1012,10 +1029,12 @@ type isPutOp_Causality interface {
 }
 
 type PutOp_Clock struct {
+	// As in WriteRequest.
 	Clock *v1.VectorClock `protobuf:"bytes,2,opt,name=clock,proto3,oneof"`
 }
 
 type PutOp_Context struct {
+	// As in WriteRequest.
 	Context *v1.VectorClock `protobuf:"bytes,3,opt,name=context,proto3,oneof"`
 }
 
@@ -1103,10 +1122,12 @@ type isDeleteOp_Causality interface {
 }
 
 type DeleteOp_Clock struct {
+	// As in DeleteRequest.
 	Clock *v1.VectorClock `protobuf:"bytes,1,opt,name=clock,proto3,oneof"`
 }
 
 type DeleteOp_Context struct {
+	// As in DeleteRequest.
 	Context *v1.VectorClock `protobuf:"bytes,2,opt,name=context,proto3,oneof"`
 }
 
@@ -1115,8 +1136,9 @@ func (*DeleteOp_Clock) isDeleteOp_Causality() {}
 func (*DeleteOp_Context) isDeleteOp_Causality() {}
 
 type RepairOp struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Siblings      []*v1.Sibling          `protobuf:"bytes,1,rep,name=siblings,proto3" json:"siblings,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 1,024, all that were read together.
+	Siblings      []*v1.Sibling `protobuf:"bytes,1,rep,name=siblings,proto3" json:"siblings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1159,9 +1181,11 @@ func (x *RepairOp) GetSiblings() []*v1.Sibling {
 }
 
 type BatchWriteRequest struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Tenant string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	Ops    []*BatchOp             `protobuf:"bytes,2,rep,name=ops,proto3" json:"ops,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 256 bytes.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// At most 1,000 operations of 16 MiB together. Those on one key are applied in their order.
+	Ops []*BatchOp `protobuf:"bytes,2,rep,name=ops,proto3" json:"ops,omitempty"`
 	// All or nothing: one invalid item refuses the batch, and a crash keeps all of it or none.
 	// Otherwise each item has its own result.
 	Atomic bool `protobuf:"varint,3,opt,name=atomic,proto3" json:"atomic,omitempty"`
@@ -1233,8 +1257,10 @@ func (x *BatchWriteRequest) GetOmitClocks() bool {
 type ItemError struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// google.rpc.Code
-	Code    int32  `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
-	Reason  string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Code int32 `protobuf:"varint,1,opt,name=code,proto3" json:"code,omitempty"`
+	// Of the error table.
+	Reason string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	// For people.
 	Message string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
 	// When the same operation may succeed, in milliseconds; 0 when a retry can't help.
 	RetryAfterMs  uint32 `protobuf:"varint,4,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
@@ -1301,10 +1327,13 @@ func (x *ItemError) GetRetryAfterMs() uint32 {
 }
 
 type BatchWriteResult struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Outcome       Outcome                `protobuf:"varint,1,opt,name=outcome,proto3,enum=pairdb.storage.v1.Outcome" json:"outcome,omitempty"`
-	Clock         *v1.VectorClock        `protobuf:"bytes,2,opt,name=clock,proto3" json:"clock,omitempty"`
-	Error         *ItemError             `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the operation did; unspecified for a repair and with an error.
+	Outcome Outcome `protobuf:"varint,1,opt,name=outcome,proto3,enum=pairdb.storage.v1.Outcome" json:"outcome,omitempty"`
+	// Clock of the key after the operation; absent with omit_clocks.
+	Clock *v1.VectorClock `protobuf:"bytes,2,opt,name=clock,proto3" json:"clock,omitempty"`
+	// Absent: the operation is done.
+	Error         *ItemError `protobuf:"bytes,3,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1406,9 +1435,11 @@ func (x *BatchWriteResponse) GetResults() []*BatchWriteResult {
 }
 
 type BatchReadRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tenant        string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	Keys          []string               `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 256 bytes.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// At most 1,000 of 1 to 1,024 bytes.
+	Keys          []string `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1458,9 +1489,11 @@ func (x *BatchReadRequest) GetKeys() []string {
 }
 
 type BatchReadResult struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Response      *ReadResponse          `protobuf:"bytes,1,opt,name=response,proto3" json:"response,omitempty"`
-	Error         *ItemError             `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The answer; absent with an error.
+	Response *ReadResponse `protobuf:"bytes,1,opt,name=response,proto3" json:"response,omitempty"`
+	// Absent: there is an answer.
+	Error         *ItemError `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1556,14 +1589,17 @@ func (x *BatchReadResponse) GetResults() []*BatchReadResult {
 }
 
 type GetKeyRangeRequest struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Tenant string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
-	Range  *v1.KeyRange           `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 256 bytes.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// Absent: all keys of the tenant.
+	Range *v1.KeyRange `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
 	// Keys a page: 1 to 10,000; 0 is 1,000.
 	MaxKeys int32 `protobuf:"varint,3,opt,name=max_keys,json=maxKeys,proto3" json:"max_keys,omitempty"`
 	// Opaque token of the previous page.
-	PageToken     string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
-	IncludeClocks bool   `protobuf:"varint,5,opt,name=include_clocks,json=includeClocks,proto3" json:"include_clocks,omitempty"`
+	PageToken string `protobuf:"bytes,4,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Send the clock of each key as well.
+	IncludeClocks bool `protobuf:"varint,5,opt,name=include_clocks,json=includeClocks,proto3" json:"include_clocks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1634,9 +1670,11 @@ func (x *GetKeyRangeRequest) GetIncludeClocks() bool {
 }
 
 type KeyEntry struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Clock         *v1.VectorClock        `protobuf:"bytes,2,opt,name=clock,proto3" json:"clock,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Has at least one live value.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Of the key, with include_clocks.
+	Clock         *v1.VectorClock `protobuf:"bytes,2,opt,name=clock,proto3" json:"clock,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1687,7 +1725,8 @@ func (x *KeyEntry) GetClock() *v1.VectorClock {
 
 type GetKeyRangeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Keys  []*KeyEntry            `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	// In byte order. A page may have fewer than asked for, even none, and not be the last.
+	Keys []*KeyEntry `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
 	// Empty on the last page.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1739,8 +1778,9 @@ func (x *GetKeyRangeResponse) GetNextPageToken() string {
 }
 
 type StreamKeysRequest struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Tenant string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 256 bytes.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// Types that are valid to be assigned to What:
 	//
 	//	*StreamKeysRequest_Range
@@ -1835,10 +1875,12 @@ type isStreamKeysRequest_What interface {
 }
 
 type StreamKeysRequest_Range struct {
+	// Keys in byte order; absent, as hash_ranges: all.
 	Range *v1.KeyRange `protobuf:"bytes,2,opt,name=range,proto3,oneof"`
 }
 
 type StreamKeysRequest_HashRanges struct {
+	// Keys by the token of tenant and key.
 	HashRanges *HashRanges `protobuf:"bytes,3,opt,name=hash_ranges,json=hashRanges,proto3,oneof"`
 }
 
@@ -1847,8 +1889,9 @@ func (*StreamKeysRequest_Range) isStreamKeysRequest_What() {}
 func (*StreamKeysRequest_HashRanges) isStreamKeysRequest_What() {}
 
 type HashRanges struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ranges        []*v1.HashRange        `protobuf:"bytes,1,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 1,024.
+	Ranges        []*v1.HashRange `protobuf:"bytes,1,rep,name=ranges,proto3" json:"ranges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1893,8 +1936,9 @@ func (x *HashRanges) GetRanges() []*v1.HashRange {
 type StreamKeysResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most about 48 KiB a message, but for a single larger record.
-	Records       []*v1.Record `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
-	Cursor        string       `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	Records []*v1.Record `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
+	// Resumes the stream behind this message, in a new snapshot. Opaque.
+	Cursor        string `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1944,8 +1988,9 @@ func (x *StreamKeysResponse) GetCursor() string {
 }
 
 type WatchRequest struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Tenant string                 `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 256 bytes.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// Absent: all keys of the tenant.
 	Range *v1.KeyRange `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
 	// Only changes after this one: the sequence of the last answer of an earlier call to the same node
@@ -2240,6 +2285,7 @@ type PipelineOp struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Names the answer; the client's choice. Two that are in flight should differ.
 	Tag uint64 `protobuf:"varint,1,opt,name=tag,proto3" json:"tag,omitempty"`
+	// 1 to 1,024 bytes.
 	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	// Types that are valid to be assigned to Op:
 	//
@@ -2344,18 +2390,22 @@ type isPipelineOp_Op interface {
 }
 
 type PipelineOp_Read struct {
+	// Reads the key.
 	Read *ReadOp `protobuf:"bytes,3,opt,name=read,proto3,oneof"`
 }
 
 type PipelineOp_Put struct {
+	// Stores a value.
 	Put *PutOp `protobuf:"bytes,4,opt,name=put,proto3,oneof"`
 }
 
 type PipelineOp_Delete struct {
+	// Stores a tombstone.
 	Delete *DeleteOp `protobuf:"bytes,5,opt,name=delete,proto3,oneof"`
 }
 
 type PipelineOp_Repair struct {
+	// Joins siblings.
 	Repair *RepairOp `protobuf:"bytes,6,opt,name=repair,proto3,oneof"`
 }
 
@@ -2451,7 +2501,8 @@ func (x *PipelineResponse) GetResults() []*PipelineResult {
 // PipelineResult is the answer to one operation.
 type PipelineResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	Tag   uint64                 `protobuf:"varint,1,opt,name=tag,proto3" json:"tag,omitempty"`
+	// Of the operation.
+	Tag uint64 `protobuf:"varint,1,opt,name=tag,proto3" json:"tag,omitempty"`
 	// Types that are valid to be assigned to Result:
 	//
 	//	*PipelineResult_Read
@@ -2538,6 +2589,7 @@ type isPipelineResult_Result interface {
 }
 
 type PipelineResult_Read struct {
+	// Of a read.
 	Read *ReadResponse `protobuf:"bytes,2,opt,name=read,proto3,oneof"`
 }
 
@@ -2547,6 +2599,7 @@ type PipelineResult_Write struct {
 }
 
 type PipelineResult_Error struct {
+	// The operation was refused.
 	Error *ItemError `protobuf:"bytes,4,opt,name=error,proto3,oneof"`
 }
 

@@ -56,59 +56,92 @@ type row struct {
 	reason string
 	// retry is when the same call may help; 0 is never.
 	retry time.Duration
+	// when says in the documentation what was wrong.
+	when string
 }
 
 // table is the one place that turns domain errors into answers. The first row that fits counts, so
-// the more specific ones stand first.
+// the more specific ones stand first. docs/ERRORS.md is made from it; of rows with one reason it says
+// what the first one says.
 var table = []row{
-	{store: store.ReasonTenant, code: codes.InvalidArgument},
-	{store: store.ReasonKey, code: codes.InvalidArgument},
-	{store: store.ReasonValue, code: codes.InvalidArgument},
-	{store: store.ReasonClock, code: codes.InvalidArgument},
-	{store: store.ReasonTTL, code: codes.InvalidArgument},
-	{store: store.ReasonTimestamp, code: codes.InvalidArgument},
-	{store: store.ReasonSiblings, code: codes.InvalidArgument},
-	{store: store.ReasonBatch, code: codes.InvalidArgument},
-	{store: store.ReasonRange, code: codes.InvalidArgument},
-	{store: store.ReasonMaxKeys, code: codes.InvalidArgument},
-	{store: store.ReasonPageToken, code: codes.InvalidArgument},
-	{store: store.ReasonCursor, code: codes.InvalidArgument},
+	{store: store.ReasonTenant, code: codes.InvalidArgument,
+		when: "The tenant id has not 1 to 256 bytes, begins with `_`, or contains a colon, a control character or invalid UTF-8."},
+	{store: store.ReasonKey, code: codes.InvalidArgument,
+		when: "The key has not 1 to 1,024 bytes, or contains a control character other than tab and newline, or invalid UTF-8."},
+	{store: store.ReasonValue, code: codes.InvalidArgument,
+		when: "The value is larger than 10 MiB, or a delete has one."},
+	{store: store.ReasonClock, code: codes.InvalidArgument,
+		when: "A clock or context has more than 1,000 entries, one twice, a counter of 0, a node id that is empty or longer than 128 bytes, or a write of this node that it never made; or both a clock and a context are given."},
+	{store: store.ReasonTTL, code: codes.InvalidArgument,
+		when: "The time to live is negative or longer than a hundred years."},
+	{store: store.ReasonTimestamp, code: codes.InvalidArgument,
+		when: "A sibling is from further ahead than `PAIRDB_MAX_CLOCK_SKEW`: set the clocks."},
+	{store: store.ReasonSiblings, code: codes.InvalidArgument,
+		when: "A repair has not 1 to 1,024 siblings, or they contradict one another."},
+	{store: store.ReasonBatch, code: codes.InvalidArgument,
+		when: "A batch has more than 1,000 operations or 16 MiB, or an operation that is none."},
+	{store: store.ReasonRange, code: codes.InvalidArgument,
+		when: "A range starts after its end, has an invalid bound, or has too many hash ranges."},
+	{store: store.ReasonMaxKeys, code: codes.InvalidArgument,
+		when: "The number of keys a page is not 0 to 10,000."},
+	{store: store.ReasonPageToken, code: codes.InvalidArgument,
+		when: "The page token is damaged, or of another request: begin with the first page."},
+	{store: store.ReasonCursor, code: codes.InvalidArgument,
+		when: "The cursor is damaged, or of another request: begin without one."},
 	// Merging the siblings helps, the same call again does not: no retry.
-	{store: store.ReasonTooManySiblings, code: codes.ResourceExhausted},
-	{store: store.ReasonResponseTooLarge, code: codes.ResourceExhausted},
-	{store: store.ReasonOverloaded, code: codes.ResourceExhausted, retry: 50 * time.Millisecond},
-	{store: store.ReasonCorruptedData, code: codes.DataLoss},
+	{store: store.ReasonTooManySiblings, code: codes.ResourceExhausted,
+		when: "The key has 64 concurrent values, or more than can be stored together. Read it, merge them, and write the result with the clock of the read as context. The siblings are a detail of type `pairdb.data.v1.Record` if they fit into 4 KiB."},
+	{store: store.ReasonResponseTooLarge, code: codes.ResourceExhausted,
+		when: "The answers before this one of a batch have 16 MiB: read it again in a batch of its own."},
+	{store: store.ReasonOverloaded, code: codes.ResourceExhausted, retry: 50 * time.Millisecond,
+		when: "The node works on as many requests as it may, or its compactions are behind, or a key was changed by others again and again."},
+	{store: store.ReasonCorruptedData, code: codes.DataLoss,
+		when: "What is stored is damaged, and is not returned. The message names the file or the key; other replicas have it."},
 
-	{err: context.Canceled, code: codes.Canceled, reason: "CANCELLED"},
-	{err: context.DeadlineExceeded, code: codes.DeadlineExceeded, reason: "DEADLINE_EXCEEDED"},
+	{err: context.Canceled, code: codes.Canceled, reason: "CANCELLED",
+		when: "The caller cancelled the call."},
+	{err: context.DeadlineExceeded, code: codes.DeadlineExceeded, reason: "DEADLINE_EXCEEDED",
+		when: "The deadline passed. A write may have been made."},
 
-	{err: errMalformed, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_MESSAGE"},
+	{err: errMalformed, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_MESSAGE",
+		when: "The message can't be parsed."},
 	{err: errLimit, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_BATCH"},
 	{err: errRange, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_RANGE"},
-	{err: errSnapshotName, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_SNAPSHOT_NAME"},
+	{err: errSnapshotName, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_SNAPSHOT_NAME",
+		when: "The name of a snapshot is not 1 to 128 of a-z, 0-9, dash and dot, or begins with a dot."},
 	{err: engine.ErrBatchTooLarge, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_BATCH"},
 	{err: engine.ErrInvalidKey, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_KEY"},
 
-	{err: ErrSnapshotExists, code: codes.AlreadyExists, reason: "SNAPSHOT_EXISTS"},
-	{err: ErrNoSnapshot, code: codes.NotFound, reason: "SNAPSHOT_NOT_FOUND"},
-	{err: ErrTooManySnapshots, code: codes.ResourceExhausted, reason: "TOO_MANY_SNAPSHOTS"},
+	{err: ErrSnapshotExists, code: codes.AlreadyExists, reason: "SNAPSHOT_EXISTS",
+		when: "There is a snapshot of that name."},
+	{err: ErrNoSnapshot, code: codes.NotFound, reason: "SNAPSHOT_NOT_FOUND",
+		when: "There is no snapshot of that name."},
+	{err: ErrTooManySnapshots, code: codes.ResourceExhausted, reason: "TOO_MANY_SNAPSHOTS",
+		when: "The node keeps as many snapshots as it may: delete one."},
 
-	{err: ErrRecovering, code: codes.Unavailable, reason: "RECOVERING", retry: 500 * time.Millisecond},
-	{err: ErrStopping, code: codes.Unavailable, reason: "STOPPING", retry: time.Second},
+	{err: ErrRecovering, code: codes.Unavailable, reason: "RECOVERING", retry: 500 * time.Millisecond,
+		when: "The node has just started and replays its commit log."},
+	{err: ErrStopping, code: codes.Unavailable, reason: "STOPPING", retry: time.Second,
+		when: "The node is shutting down. A write may have been made."},
 	{err: engine.ErrClosed, code: codes.Unavailable, reason: "STOPPING", retry: time.Second},
 	// No retry here: the process ends, and with it this connection; the client's next one counts.
-	{err: engine.ErrPoisoned, code: codes.Unavailable, reason: "ENGINE_POISONED"},
-	{err: engine.ErrDiskFull, code: codes.ResourceExhausted, reason: "DISK_FULL", retry: 5 * time.Second},
+	{err: engine.ErrPoisoned, code: codes.Unavailable, reason: "ENGINE_POISONED",
+		when: "The node could not make writes durable and ends. A write may have been made."},
+	{err: engine.ErrDiskFull, code: codes.ResourceExhausted, reason: "DISK_FULL", retry: 5 * time.Second,
+		when: "The free space of the disk is below the reserve: make room."},
 	{err: vfs.ErrNoSpace, code: codes.ResourceExhausted, reason: "DISK_FULL", retry: 5 * time.Second},
 	{err: engine.ErrStalled, code: codes.ResourceExhausted, reason: "OVERLOADED", retry: 100 * time.Millisecond},
 	{err: errOverloaded, code: codes.ResourceExhausted, reason: "OVERLOADED", retry: 100 * time.Millisecond},
-	{err: errSlowReader, code: codes.ResourceExhausted, reason: "SLOW_READER", retry: time.Second},
-	{err: engine.ErrLogWrite, code: codes.Unavailable, reason: "LOG_WRITE", retry: 500 * time.Millisecond},
+	{err: errSlowReader, code: codes.ResourceExhausted, reason: "SLOW_READER", retry: time.Second,
+		when: "A stream waited for its reader for a minute: go on after the last cursor."},
+	{err: engine.ErrLogWrite, code: codes.Unavailable, reason: "LOG_WRITE", retry: 500 * time.Millisecond,
+		when: "The write could not be logged and was not made."},
 	{err: engine.ErrCorrupt, code: codes.DataLoss, reason: "CORRUPTED_DATA"},
 }
 
 // internal is the row of what no row names: a fault of ours. Its text stays in the log.
-var internal = row{err: errInternal, code: codes.Internal, reason: "INTERNAL"}
+var internal = row{err: errInternal, code: codes.Internal, reason: "INTERNAL",
+	when: "A fault of the node; its log has the cause under the request id."}
 
 // lookup returns the row of an error, with its reason and the time to retry that the error names.
 func lookup(err error) row {
@@ -203,8 +236,11 @@ func toStatus(err error) *status.Status {
 	return detailed
 }
 
-// wireName returns the name of a code as the wire writes it: PERMISSION_DENIED.
+// wireName returns the name of a code as google.rpc.Code has it: PERMISSION_DENIED.
 func wireName(c codes.Code) string {
+	if c == codes.Canceled {
+		return "CANCELLED" // Go spells it with one L
+	}
 	return strings.ToUpper(snake.ReplaceAllString(c.String(), "${1}_${2}"))
 }
 
