@@ -136,6 +136,18 @@ proto: $(TOOLS)/protoc-gen-go ## generate Go from proto/ (needs protoc)
 	@cd proto && PATH="$(TOOLS):$$PATH" protoc -I . --go_out=. --go_opt=paths=source_relative \
 	  --go-grpc_out=. --go-grpc_opt=paths=source_relative $$(find pairdb -name '*.proto' | sort)
 
+.PHONY: proto-check
+proto-check: $(TOOLS)/buf ## lint proto/ and compare it with what was released last
+	@cd proto && $(TOOLS)/buf lint && $(TOOLS)/buf breaking --against released.binpb
+
+.PHONY: proto-release
+proto-release: ## make proto/ as it is what proto-check compares with; part of a release
+	@cd proto && protoc -I . --include_imports --descriptor_set_out=released.binpb $$(find . -name '*.proto' | sort)
+
+$(TOOLS)/buf: .tools/buf/go.mod .tools/buf/go.sum
+	@cd .tools/buf && GOWORK=off go build -o ../bin/ github.com/bufbuild/buf/cmd/buf
+	@touch $@
+
 $(TOOLS)/protoc-gen-go $(TOOLS)/staticcheck: .tools/go.mod .tools/go.sum
 	@cd .tools && GOWORK=off go build -o bin/ google.golang.org/protobuf/cmd/protoc-gen-go \
 	  google.golang.org/grpc/cmd/protoc-gen-go-grpc honnef.co/go/tools/cmd/staticcheck
