@@ -81,11 +81,19 @@ func (e *Engine) Tail(from ikey.Seq) (*Tail, error) {
 }
 
 // Next returns the next change, and waits for one. Key and Value are valid until the next call.
-// io.EOF is never returned: the feed has no end but ErrClosed.
+// io.EOF is never returned: the feed has no end but ErrClosed. ctx counts only where Next would wait:
+// with one that is over it returns what is there, and the error of ctx when all of it was handed out.
+// The feed goes on after that.
 func (t *Tail) Next(ctx context.Context) (Change, error) {
 	for {
 		if c, ok, err := t.pending(); ok || err != nil {
 			return c, err
+		}
+		if len(t.ops) > 0 || t.ingSeq != 0 { // a frame that an earlier call did not wait for
+			if err := t.waitVisible(ctx, t.last); err != nil {
+				return Change{}, err
+			}
+			continue
 		}
 		seen := ikey.Seq(t.e.visible.Load())
 		err := t.readFrame()
@@ -136,10 +144,12 @@ func (t *Tail) readFrame() error {
 		}
 	}
 	f, err := t.reader.Next(t.e.log.Written())
-	if errors.Is(err, commitlog.ErrTrimmed) {
+	switch {
+	case errors.Is(err, commitlog.ErrTrimmed):
 		return fmt.Errorf("%w: %w", ErrOutOfRange, err)
-	}
-	if err != nil {
+	case errors.Is(err, commitlog.ErrCorrupt):
+		return fmt.Errorf("%w: %w", ErrCorrupt, err)
+	case err != nil:
 		return err
 	}
 	t.at = f.End

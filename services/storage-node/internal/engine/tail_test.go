@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/vfs"
+	"github.com/pairdb/pairdb/libs/vfs/crashfs"
 )
 
 func TestTailGivesEveryChangeOnceInOrder(t *testing.T) {
@@ -156,4 +158,95 @@ func TestPinsAreLimitedAndNamed(t *testing.T) {
 	require.NoError(t, e.UnpinTail("a"))
 	require.NoError(t, e.PinTail("c", 1))
 	require.NoError(t, e.Close())
+}
+
+func TestTailThatIsAskedTooEarlyLosesNothing(t *testing.T) {
+	// Who only looks whether there is something must find it later: a frame that is not durable yet must
+	// not be taken for handed out.
+	disk := crashfs.New()
+	g := newGate(disk)
+	e := mustOpen(t, quietOptions(disk))
+	put(t, e, testKey(0), "old")
+	tail, err := e.Tail(e.VisibleSeq() + 1)
+	require.NoError(t, err)
+	g.close(logSync)
+	var want []string
+	var pending []Pending
+	for i := range 3 {
+		var b Batch
+		b.Set(testKey(i), rec("new"))
+		b.Set(testKey(10+i), rec("new"))
+		p, err := e.Submit(&b)
+		require.NoError(t, err)
+		pending = append(pending, p)
+		want = append(want, string(testKey(i)), string(testKey(10+i)))
+	}
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	for range 5 {
+		_, err = tail.Next(over)
+		require.ErrorIs(t, err, context.Canceled)
+	}
+	done := make(chan error)
+	go func() { done <- pending[2].Wait() }()
+	<-g.atGate
+	_, err = tail.Next(over)
+	require.ErrorIs(t, err, context.Canceled)
+	g.release()
+	require.NoError(t, <-done)
+	for _, key := range want {
+		c, err := tail.Next(over)
+		require.NoError(t, err)
+		require.Equal(t, key, string(c.Key))
+	}
+	require.NoError(t, tail.Close())
+	require.NoError(t, e.Close())
+}
+
+func TestFeedRangeIsWhatTailTakes(t *testing.T) {
+	// A client that fell behind is told from where on it can be served: a wrong number sends it round in
+	// circles, or leaves it with a hole.
+	o := quietOptions(vfs.NewMem())
+	o.LogSegmentBytes = 32 << 10
+	check := func(e *Engine) {
+		require.Eventually(t, func() bool { // the trim comes after the flush
+			segments := e.log.Segments()
+			return len(segments) == 0 || segments[0].Number >= e.manifest.LogFloor()
+		}, 10*time.Second, time.Millisecond)
+		oldest, newest, err := e.FeedRange()
+		require.NoError(t, err)
+		require.Equal(t, e.VisibleSeq(), newest)
+		require.LessOrEqual(t, oldest, newest+1)
+		tail, err := e.Tail(oldest)
+		require.NoError(t, err)
+		require.NoError(t, tail.Close())
+		feed := readFeed(t, e, oldest)
+		require.Len(t, feed, int(newest+1-oldest))
+		if oldest > 1 {
+			_, err = e.Tail(oldest - 1)
+			require.ErrorIs(t, err, ErrOutOfRange)
+		}
+	}
+	e := mustOpen(t, o)
+	check(e)
+	for round := range 6 {
+		for i := range 200 {
+			put(t, e, testKey(i), strings.Repeat("v", 100*round))
+		}
+		if round%2 == 1 {
+			require.NoError(t, e.Flush(context.Background()))
+		}
+		check(e)
+		if round == 3 {
+			require.NoError(t, e.Close())
+			e = mustOpen(t, o)
+			check(e)
+		}
+	}
+	oldest, _, err := e.FeedRange()
+	require.NoError(t, err)
+	require.Greater(t, oldest, ikey.Seq(200), "something was trimmed")
+	require.NoError(t, e.Close())
+	_, _, err = e.FeedRange()
+	require.ErrorIs(t, err, ErrClosed)
 }

@@ -177,6 +177,37 @@ func (e *Engine) segmentOf(from ikey.Seq) (uint64, error) {
 	return 0, fmt.Errorf("%w: the log does not reach back to sequence %d", ErrOutOfRange, from)
 }
 
+// FeedRange returns the oldest sequence from which Tail can be had now, and the newest that readers
+// see.
+func (e *Engine) FeedRange() (oldest, newest ikey.Seq, err error) {
+	if e.closed.Load() {
+		return 0, 0, ErrClosed
+	}
+	newest = ikey.Seq(e.visible.Load())
+	e.tails.mu.Lock()
+	complete := e.tails.from
+	e.tails.mu.Unlock()
+	segments := e.log.Segments()
+	switch {
+	case len(segments) == 0:
+		return max(complete, ikey.Seq(e.applied.Load())+1), newest, nil
+	case segments[0].Number == 1:
+		return max(complete, 1), newest, nil
+	}
+	oldest = ikey.Seq(e.flushed.Load()) + 1 // only what recovery did not need was ever trimmed
+	for _, s := range segments {
+		first, ok, err := e.firstSeq(s.Number)
+		if err != nil {
+			return 0, 0, err
+		}
+		if ok {
+			oldest = min(oldest, first)
+			break
+		}
+	}
+	return max(complete, oldest), newest, nil
+}
+
 // firstSeq returns the sequence of the first change in a segment; false if it has no frame yet.
 func (e *Engine) firstSeq(segment uint64) (ikey.Seq, bool, error) {
 	r, err := e.log.NewReader(commitlog.Position{Segment: segment})
