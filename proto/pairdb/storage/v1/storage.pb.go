@@ -1935,10 +1935,15 @@ func (x *HashRanges) GetRanges() []*v1.HashRange {
 
 type StreamKeysResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// At most about 48 KiB a message, but for a single larger record.
+	// At most about 48 KiB a message, but for a single larger record. May be empty.
 	Records []*v1.Record `protobuf:"bytes,1,rep,name=records,proto3" json:"records,omitempty"`
 	// Resumes the stream behind this message, in a new snapshot. Opaque.
-	Cursor        string `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	Cursor string `protobuf:"bytes,2,opt,name=cursor,proto3" json:"cursor,omitempty"`
+	// Of the snapshot, the same in all answers of a call; there is at least one. Every change of the range
+	// up to it is in the snapshot, none after it: Watch goes on from there without a gap. A client that
+	// resumed after a cursor watches after the smallest sequence that it was told: the records in front
+	// of the cursor are of that snapshot.
+	Sequence      uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1987,6 +1992,13 @@ func (x *StreamKeysResponse) GetCursor() string {
 	return ""
 }
 
+func (x *StreamKeysResponse) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
 type WatchRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 256 bytes.
@@ -1994,7 +2006,8 @@ type WatchRequest struct {
 	// Absent: all keys of the tenant.
 	Range *v1.KeyRange `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
 	// Only changes after this one: the sequence of the last answer of an earlier call to the same node
-	// goes on where that ended. 0: what is written from now on.
+	// goes on where that ended, also between the changes of one batch and after a restart of the node.
+	// 0: what is written from now on.
 	AfterSequence uint64 `protobuf:"varint,3,opt,name=after_sequence,json=afterSequence,proto3" json:"after_sequence,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2053,8 +2066,8 @@ func (x *WatchRequest) GetAfterSequence() uint64 {
 
 type WatchResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In the order of their sequences; below 64 KiB a message, but for a single larger change. Empty
-	// when only the sequence has moved, as it does every few seconds.
+	// In the order of their sequences; at most about 48 KiB a message, but for a single larger change.
+	// Empty in the first answer, and when only the sequence has moved, as it does every few seconds.
 	Changes []*Change `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
 	// Everything up to here that concerns the range was sent.
 	Sequence      uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
@@ -2109,7 +2122,9 @@ func (x *WatchResponse) GetSequence() uint64 {
 // Change is one change of the feed.
 type Change struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Of this node: other nodes number their changes themselves. Those of one atomic batch differ.
+	// Of this node: other nodes number their changes themselves. Every change of a batch has its own,
+	// and they follow each other; a message may end between them. Only what the node took in as a file
+	// has one sequence for all of it: a client that resumes in its midst gets all of it again.
 	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// Types that are valid to be assigned to Change:
 	//
@@ -2731,10 +2746,11 @@ const file_pairdb_storage_v1_storage_proto_rawDesc = "" +
 	"\x04what\"?\n" +
 	"\n" +
 	"HashRanges\x121\n" +
-	"\x06ranges\x18\x01 \x03(\v2\x19.pairdb.data.v1.HashRangeR\x06ranges\"^\n" +
+	"\x06ranges\x18\x01 \x03(\v2\x19.pairdb.data.v1.HashRangeR\x06ranges\"z\n" +
 	"\x12StreamKeysResponse\x120\n" +
 	"\arecords\x18\x01 \x03(\v2\x16.pairdb.data.v1.RecordR\arecords\x12\x16\n" +
-	"\x06cursor\x18\x02 \x01(\tR\x06cursor\"}\n" +
+	"\x06cursor\x18\x02 \x01(\tR\x06cursor\x12\x1a\n" +
+	"\bsequence\x18\x03 \x01(\x04R\bsequence\"}\n" +
 	"\fWatchRequest\x12\x16\n" +
 	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12.\n" +
 	"\x05range\x18\x02 \x01(\v2\x18.pairdb.data.v1.KeyRangeR\x05range\x12%\n" +

@@ -63,9 +63,19 @@ type StorageServiceClient interface {
 	// Watch sends the changes of a tenant, or of a range of it, in the order in which they were made,
 	// and goes on with new ones until the client ends the call. Only durable changes are sent.
 	//
-	// The node keeps changes for as long as its commit log does. A client that asks for older ones, or
+	// The first answer comes at once: what is written after it will be sent. Then a client that joins
+	// the feed to a snapshot reads the range with StreamKeys and watches after the sequence that this
+	// tells. It opens Watch when the first answer of StreamKeys is there, not after the last: meanwhile
+	// the node would not know that the changes are needed. That a value expires, or that a tombstone is
+	// collected, is no change.
+	//
+	// The node keeps changes for as long as its commit log does: what is flushed to tables goes, unless
+	// a call of Watch that is open still needs it, up to 1 GiB. A client that asks for older ones, or
 	// falls so far behind, gets OUT_OF_RANGE with the reason SEQUENCE_TOO_OLD and the metadata
-	// "oldest_sequence": it reads the range with StreamKeys and watches from then on.
+	// "oldest_sequence", that of the oldest change that is still there: it reads the range with StreamKeys
+	// and watches from then on. A sequence that this node has not reached is OUT_OF_RANGE with the
+	// reason SEQUENCE_AHEAD and the metadata "newest_sequence". A client that takes no answer for a
+	// minute while there are some loses the stream with the reason SLOW_READER.
 	Watch(ctx context.Context, in *WatchRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchResponse], error)
 	// Pipeline takes operations and answers each under its tag, over one stream: each message carries
 	// as many as there are, so that its cost is shared.
@@ -84,8 +94,11 @@ type StorageServiceClient interface {
 	// with OK. Cancelling or the deadline ends it at once.
 	//
 	// Back-pressure. The node stops to receive while 4,096 operations of the stream, or 4 MiB of
-	// answers, wait to be sent. A client that takes no answer for a minute while there are some loses
-	// the stream with the reason SLOW_READER.
+	// answers, wait to be sent. Reads of a stream are done one after the other, and count as one
+	// request in flight. Of the writes of all streams at most PAIRDB_MAX_IN_FLIGHT are in work, from when
+	// they are applied until they are durable; a message that finds no room waits, with its stream, and
+	// nothing is refused. A client that takes no answer for a minute while there are some loses the
+	// stream with the reason SLOW_READER.
 	Pipeline(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PipelineRequest, PipelineResponse], error)
 }
 
@@ -248,9 +261,19 @@ type StorageServiceServer interface {
 	// Watch sends the changes of a tenant, or of a range of it, in the order in which they were made,
 	// and goes on with new ones until the client ends the call. Only durable changes are sent.
 	//
-	// The node keeps changes for as long as its commit log does. A client that asks for older ones, or
+	// The first answer comes at once: what is written after it will be sent. Then a client that joins
+	// the feed to a snapshot reads the range with StreamKeys and watches after the sequence that this
+	// tells. It opens Watch when the first answer of StreamKeys is there, not after the last: meanwhile
+	// the node would not know that the changes are needed. That a value expires, or that a tombstone is
+	// collected, is no change.
+	//
+	// The node keeps changes for as long as its commit log does: what is flushed to tables goes, unless
+	// a call of Watch that is open still needs it, up to 1 GiB. A client that asks for older ones, or
 	// falls so far behind, gets OUT_OF_RANGE with the reason SEQUENCE_TOO_OLD and the metadata
-	// "oldest_sequence": it reads the range with StreamKeys and watches from then on.
+	// "oldest_sequence", that of the oldest change that is still there: it reads the range with StreamKeys
+	// and watches from then on. A sequence that this node has not reached is OUT_OF_RANGE with the
+	// reason SEQUENCE_AHEAD and the metadata "newest_sequence". A client that takes no answer for a
+	// minute while there are some loses the stream with the reason SLOW_READER.
 	Watch(*WatchRequest, grpc.ServerStreamingServer[WatchResponse]) error
 	// Pipeline takes operations and answers each under its tag, over one stream: each message carries
 	// as many as there are, so that its cost is shared.
@@ -269,8 +292,11 @@ type StorageServiceServer interface {
 	// with OK. Cancelling or the deadline ends it at once.
 	//
 	// Back-pressure. The node stops to receive while 4,096 operations of the stream, or 4 MiB of
-	// answers, wait to be sent. A client that takes no answer for a minute while there are some loses
-	// the stream with the reason SLOW_READER.
+	// answers, wait to be sent. Reads of a stream are done one after the other, and count as one
+	// request in flight. Of the writes of all streams at most PAIRDB_MAX_IN_FLIGHT are in work, from when
+	// they are applied until they are durable; a message that finds no room waits, with its stream, and
+	// nothing is refused. A client that takes no answer for a minute while there are some loses the
+	// stream with the reason SLOW_READER.
 	Pipeline(grpc.BidiStreamingServer[PipelineRequest, PipelineResponse]) error
 	mustEmbedUnimplementedStorageServiceServer()
 }

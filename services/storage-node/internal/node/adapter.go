@@ -1,7 +1,9 @@
 package node
 
 import (
+	"context"
 	"errors"
+	"fmt"
 
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
@@ -30,6 +32,30 @@ func (e storeEngine) NewIter(lower, upper []byte) (store.Iter, error) {
 
 // NewSnapshot keeps what is durable now readable.
 func (e storeEngine) NewSnapshot() store.Snapshot { return storeSnapshot{e.Engine.NewSnapshot()} }
+
+// Tail follows the durable changes.
+func (e storeEngine) Tail(from ikey.Seq) (store.Tail, error) {
+	t, err := e.Engine.Tail(from)
+	if err != nil {
+		return nil, tailError(err)
+	}
+	return storeTail{t}, nil
+}
+
+type storeTail struct{ *engine.Tail }
+
+// Next returns the next change.
+func (t storeTail) Next(ctx context.Context) (store.TailChange, error) {
+	c, err := t.Tail.Next(ctx)
+	return store.TailChange(c), tailError(err)
+}
+
+func tailError(err error) error {
+	if errors.Is(err, engine.ErrOutOfRange) {
+		return fmt.Errorf("%w: %w", store.ErrOutOfRange, err)
+	}
+	return err
+}
 
 type storeSnapshot struct{ *engine.Snapshot }
 

@@ -118,6 +118,24 @@ func readToProto(r *store.ReadResult) *storagev1.ReadResponse {
 	}
 }
 
+// changeToProto converts one change of the feed; values are shared.
+func changeToProto(tenant string, c *store.Change) *storagev1.Change {
+	out := &storagev1.Change{Sequence: c.Sequence}
+	switch c.Kind {
+	case store.ChangeSet:
+		out.Change = &storagev1.Change_Record{Record: recordToProto(tenant, c.Key, c.Siblings)}
+	case store.ChangeJoin:
+		out.Change = &storagev1.Change_Joined{Joined: recordToProto(tenant, c.Key, c.Siblings)}
+	case store.ChangeRemove:
+		out.Change = &storagev1.Change_Removed{Removed: &datav1.KeyRange{Start: c.Start, End: c.End}}
+	}
+	return out
+}
+
+func recordToProto(tenant, key string, siblings []causal.Sibling) *datav1.Record {
+	return &datav1.Record{Tenant: tenant, Key: key, Siblings: siblingsToProto(siblings)}
+}
+
 func outcomeToProto(o causal.Outcome) storagev1.Outcome {
 	switch o {
 	case causal.Applied:

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"maps"
 	"regexp"
 	"strconv"
 	"strings"
@@ -97,6 +98,11 @@ var table = []row{
 		when: "The node works on as many requests as it may, or its compactions are behind, or a key was changed by others again and again."},
 	{store: store.ReasonCorruptedData, code: codes.DataLoss,
 		when: "What is stored is damaged, and is not returned. The message names the file or the key; other replicas have it."},
+	// A new snapshot helps, the same call again does not.
+	{store: store.ReasonSequenceAhead, code: codes.OutOfRange,
+		when: "The sequence to watch from is newer than all that the node has: it is of another node, or of a data directory that is gone. Begin with a new snapshot."},
+	{store: store.ReasonSequenceTooOld, code: codes.OutOfRange,
+		when: "The commit log does not reach back to the sequence to watch from; the metadata `oldest_sequence` says how far it does. Begin with a new snapshot."},
 
 	{err: context.Canceled, code: codes.Canceled, reason: "CANCELLED",
 		when: "The caller cancelled the call."},
@@ -215,15 +221,16 @@ func toStatus(err error) *status.Status {
 	} else {
 		r = row{code: s.Code(), reason: wireName(s.Code())}
 	}
-	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{
-		Reason: r.reason, Domain: errorDomain,
-		Metadata: map[string]string{"retryable": strconv.FormatBool(r.retry > 0)},
-	}}
+	facts := map[string]string{"retryable": strconv.FormatBool(r.retry > 0)}
+	var refused *store.Error
+	if errors.As(err, &refused) {
+		maps.Copy(facts, refused.Metadata)
+	}
+	details := []protoadapt.MessageV1{&errdetails.ErrorInfo{Reason: r.reason, Domain: errorDomain, Metadata: facts}}
 	if r.retry > 0 {
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(r.retry)})
 	}
-	var refused *store.Error
-	if errors.As(err, &refused) && len(refused.Record.Siblings) > 0 {
+	if refused != nil && len(refused.Record.Siblings) > 0 {
 		record := &datav1.Record{Siblings: siblingsToProto(refused.Record.Siblings)}
 		if proto.Size(record) <= maxDetailBytes {
 			details = append(details, protoadapt.MessageV1Of(record))

@@ -113,7 +113,16 @@ func (f *fakeEngine) GetLatest(key, dst []byte) ([]byte, bool, ikey.Seq, error) 
 func (f *fakeEngine) NewSnapshot() store.Snapshot {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return &fakeSnapshot{data: maps.Clone(f.data)}
+	return &fakeSnapshot{data: maps.Clone(f.data), seq: f.seq}
+}
+
+// Tail: this fake keeps no changes.
+func (f *fakeEngine) Tail(ikey.Seq) (store.Tail, error) { return nil, store.ErrOutOfRange }
+
+func (f *fakeEngine) FeedRange() (oldest, newest ikey.Seq, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.seq + 1, f.seq, f.fail
 }
 
 func (f *fakeEngine) NewIter(lower, upper []byte) (store.Iter, error) {
@@ -123,9 +132,13 @@ func (f *fakeEngine) NewIter(lower, upper []byte) (store.Iter, error) {
 	return f.NewSnapshot().NewIter(lower, upper)
 }
 
-type fakeSnapshot struct{ data map[string][]byte }
+type fakeSnapshot struct {
+	data map[string][]byte
+	seq  ikey.Seq
+}
 
-func (s *fakeSnapshot) Close() error { return nil }
+func (s *fakeSnapshot) Close() error  { return nil }
+func (s *fakeSnapshot) Seq() ikey.Seq { return s.seq }
 
 func (s *fakeSnapshot) NewIter(lower, upper []byte) (store.Iter, error) {
 	it := &fakeIter{data: s.data, at: -1}

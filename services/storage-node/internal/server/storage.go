@@ -140,16 +140,33 @@ func (g storageService) StreamKeys(r *storagev1.StreamKeysRequest, stream grpc.S
 		Tenant: r.GetTenant(), Start: r.GetRange().GetStart(), End: r.GetRange().GetEnd(), HashRanges: ranges,
 		Cursor: r.GetCursor(), IncludeTombstones: r.GetIncludeTombstones(),
 	}, func(c store.Chunk) error {
-		msg := &storagev1.StreamKeysResponse{Cursor: c.Cursor, Records: make([]*datav1.Record, len(c.Records))}
+		msg := &storagev1.StreamKeysResponse{Cursor: c.Cursor, Sequence: c.Sequence, Records: make([]*datav1.Record, len(c.Records))}
 		for i, rec := range c.Records {
-			msg.Records[i] = &datav1.Record{Tenant: r.GetTenant(), Key: rec.Key, Siblings: siblingsToProto(rec.Siblings)}
+			msg.Records[i] = recordToProto(r.GetTenant(), rec.Key, rec.Siblings)
+		}
+		return out.send(msg)
+	})
+}
+
+func (g storageService) Watch(r *storagev1.WatchRequest, stream grpc.ServerStreamingServer[storagev1.WatchResponse]) error {
+	b, err := g.s.backend()
+	if err != nil {
+		return err
+	}
+	out := sender[storagev1.WatchResponse]{stream: stream, limit: g.s.stall}
+	return b.Store.Watch(stream.Context(), store.WatchRequest{
+		Tenant: r.GetTenant(), Start: r.GetRange().GetStart(), End: r.GetRange().GetEnd(), After: r.GetAfterSequence(),
+	}, func(c store.Changes) error {
+		msg := &storagev1.WatchResponse{Sequence: c.Sequence, Changes: make([]*storagev1.Change, len(c.Changes))}
+		for i := range c.Changes {
+			msg.Changes[i] = changeToProto(r.GetTenant(), &c.Changes[i])
 		}
 		return out.send(msg)
 	})
 }
 
 // sender sends the messages of a stream, and gives up a reader that takes none for so long: its
-// snapshot keeps tables and memory of the node.
+// snapshot, or its place in the commit log, keeps files and memory of the node.
 type sender[M any] struct {
 	stream grpc.ServerStreamingServer[M]
 	limit  time.Duration
@@ -165,7 +182,9 @@ func (s sender[M]) send(m *M) error {
 	select {
 	case err := <-sent:
 		return err
+	case <-s.stream.Context().Done(): // also of a node that stops, which the transport knows nothing of
+		return s.stream.Context().Err()
 	case <-timer.C:
-		return fmt.Errorf("%w: no message was taken for %s; resume after the last cursor", errSlowReader, s.limit)
+		return fmt.Errorf("%w: no message was taken for %s; resume after the last one", errSlowReader, s.limit)
 	}
 }

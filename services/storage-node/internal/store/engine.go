@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 
 	"github.com/pairdb/pairdb/libs/ikey"
@@ -9,6 +10,10 @@ import (
 // ErrConflict is what Engine.Submit returns when something newer than a SetIfUnchanged's read is
 // there. Nothing of the batch was applied.
 var ErrConflict = errors.New("key changed since it was read")
+
+// ErrOutOfRange is what Engine.Tail and Tail.Next return when changes that are wanted are not kept any
+// more.
+var ErrOutOfRange = errors.New("changes are not kept any more")
 
 // Engine is the database as this package uses it. Keys are engine keys, values encoded records.
 type Engine interface {
@@ -28,6 +33,27 @@ type Engine interface {
 	NewIter(lower, upper []byte) (Iter, error)
 	// NewSnapshot keeps what is durable now readable.
 	NewSnapshot() Snapshot
+	// Tail follows the durable changes of sequences from from on.
+	Tail(from ikey.Seq) (Tail, error)
+	// FeedRange returns the oldest sequence from which Tail can be had, and the newest durable one.
+	FeedRange() (oldest, newest ikey.Seq, err error)
+}
+
+// Tail walks changes in the order of their sequences. It is for one goroutine. While it is open the
+// engine keeps what it has not handed out, up to a limit: then Next returns ErrOutOfRange.
+type Tail interface {
+	// Next returns the next change, and waits for one: only there ctx counts, so that one that is over
+	// asks what is there already. Key and Value are valid until the next call.
+	Next(ctx context.Context) (TailChange, error)
+	Close() error
+}
+
+// TailChange is one change of the feed, of any tenant. A range delete removes [Key, Value). Changes
+// that were brought in together from a file have one sequence; all others differ.
+type TailChange struct {
+	Seq        ikey.Seq
+	Kind       ikey.Kind
+	Key, Value []byte
 }
 
 // Batch collects changes that are applied together.
@@ -54,6 +80,8 @@ type Iter interface {
 
 // Snapshot is the state at one moment. Its iterators stay valid after Close.
 type Snapshot interface {
+	// Seq is the sequence up to which changes are in it.
+	Seq() ikey.Seq
 	NewIter(lower, upper []byte) (Iter, error)
 	Close() error
 }

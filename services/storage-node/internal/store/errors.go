@@ -30,6 +30,8 @@ const (
 	ReasonOverloaded       Reason = "OVERLOADED"
 	ReasonCorruptedData    Reason = "CORRUPTED_DATA"
 	ReasonResponseTooLarge Reason = "RESPONSE_TOO_LARGE"
+	ReasonSequenceAhead    Reason = "SEQUENCE_AHEAD"
+	ReasonSequenceTooOld   Reason = "SEQUENCE_TOO_OLD"
 )
 
 // Error is a refusal with its reason. Message says which limit was violated, and by what.
@@ -40,6 +42,8 @@ type Error struct {
 	RetryAfter time.Duration
 	// Record is what has to be merged first, for ReasonTooManySiblings.
 	Record causal.Record
+	// Metadata are facts for machines, by names of the wire contract.
+	Metadata map[string]string
 	// Err is the cause, if there is one.
 	Err error
 }

@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"sort"
 	"sync"
@@ -24,6 +25,10 @@ type fakeEngine struct {
 	// beforeSubmit runs without the lock, before a batch is looked at.
 	beforeSubmit func(n int)
 	iters        int
+	moves        int // of iterators, all together
+	tails        int
+	log          []TailChange
+	oldest       ikey.Seq // what is in front of it is not kept
 }
 
 type version struct {
@@ -91,7 +96,9 @@ func (f *fakeEngine) Submit(b Batch) (ikey.Seq, error) {
 	for _, c := range changes {
 		f.applied++
 		f.keys[c.key] = append(f.keys[c.key], version{f.applied, c.kind, c.value})
+		f.log = append(f.log, TailChange{f.applied, c.kind, []byte(c.key), c.value})
 	}
+	f.moved.Broadcast()
 	if !f.held {
 		f.durable = f.applied
 	}
@@ -128,6 +135,11 @@ func (f *fakeEngine) crash() *fakeEngine {
 	defer f.mu.Unlock()
 	after := newFake()
 	after.applied, after.durable = f.durable, f.durable
+	for _, c := range f.log {
+		if c.Seq <= f.durable {
+			after.log = append(after.log, c)
+		}
+	}
 	for k, vs := range f.keys {
 		for _, v := range vs {
 			if v.seq <= f.durable {
@@ -181,7 +193,8 @@ func (f *fakeEngine) NewSnapshot() Snapshot {
 	return &fakeSnapshot{f, f.durable}
 }
 
-func (s *fakeSnapshot) Close() error { return nil }
+func (s *fakeSnapshot) Close() error  { return nil }
+func (s *fakeSnapshot) Seq() ikey.Seq { return s.seq }
 
 func (s *fakeSnapshot) NewIter(lower, upper []byte) (Iter, error) {
 	s.f.mu.Lock()
@@ -224,6 +237,9 @@ func (it *fakeIter) Next() bool {
 		it.value[i] = 0xee
 	}
 	it.pos++
+	it.f.mu.Lock()
+	it.f.moves++
+	it.f.mu.Unlock()
 	if it.pos >= len(it.entries) {
 		return false
 	}
@@ -237,5 +253,91 @@ func (it *fakeIter) Close() error {
 	it.f.mu.Lock()
 	defer it.f.mu.Unlock()
 	it.f.iters--
+	return nil
+}
+
+// record writes a change to the log only, for what the store never writes.
+func (f *fakeEngine) record(cs ...TailChange) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.log = append(f.log, cs...)
+	f.applied = cs[len(cs)-1].Seq
+	if !f.held {
+		f.durable = f.applied
+	}
+	f.moved.Broadcast()
+}
+
+// forget drops the changes below a sequence.
+func (f *fakeEngine) forget(oldest ikey.Seq) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.oldest = oldest
+	f.moved.Broadcast()
+}
+
+func (f *fakeEngine) FeedRange() (oldest, newest ikey.Seq, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return max(f.oldest, 1), f.durable, nil
+}
+
+func (f *fakeEngine) Tail(from ikey.Seq) (Tail, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if from < f.oldest {
+		return nil, ErrOutOfRange
+	}
+	t := &fakeTail{f: f}
+	for t.pos < len(f.log) && f.log[t.pos].Seq < from {
+		t.pos++
+	}
+	f.tails++
+	return t, nil
+}
+
+// fakeTail scrambles what it handed out before, as a real one may.
+type fakeTail struct {
+	f          *fakeEngine
+	pos        int
+	key, value []byte
+}
+
+func (t *fakeTail) Next(ctx context.Context) (TailChange, error) {
+	for _, b := range [][]byte{t.key, t.value} {
+		for i := range b {
+			b[i] = 0xee
+		}
+	}
+	f := t.f
+	stop := context.AfterFunc(ctx, func() {
+		f.mu.Lock()
+		f.moved.Broadcast()
+		f.mu.Unlock()
+	})
+	defer stop()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		if t.pos < len(f.log) && f.log[t.pos].Seq < f.oldest {
+			return TailChange{}, ErrOutOfRange
+		}
+		if t.pos < len(f.log) && f.log[t.pos].Seq <= f.durable {
+			c := f.log[t.pos]
+			t.pos++
+			t.key, t.value = append(t.key[:0], c.Key...), append(t.value[:0], c.Value...)
+			return TailChange{c.Seq, c.Kind, t.key, t.value}, nil
+		}
+		if err := ctx.Err(); err != nil {
+			return TailChange{}, err
+		}
+		f.moved.Wait()
+	}
+}
+
+func (t *fakeTail) Close() error {
+	t.f.mu.Lock()
+	defer t.f.mu.Unlock()
+	t.f.tails--
 	return nil
 }

@@ -1,6 +1,7 @@
 package store
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -14,6 +15,7 @@ import (
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
+	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
 )
 
 // realEngine is the engine as this package declares it, as in package node.
@@ -35,6 +37,28 @@ func (e realEngine) NewIter(lower, upper []byte) (Iter, error) {
 
 func (e realEngine) NewSnapshot() Snapshot { return realSnapshot{e.Engine.NewSnapshot()} }
 
+func (e realEngine) Tail(from ikey.Seq) (Tail, error) {
+	t, err := e.Engine.Tail(from)
+	if err != nil {
+		return nil, realTailError(err)
+	}
+	return realTail{t}, nil
+}
+
+type realTail struct{ *engine.Tail }
+
+func (t realTail) Next(ctx context.Context) (TailChange, error) {
+	c, err := t.Tail.Next(ctx)
+	return TailChange(c), realTailError(err)
+}
+
+func realTailError(err error) error {
+	if errors.Is(err, engine.ErrOutOfRange) {
+		return fmt.Errorf("%w: %w", ErrOutOfRange, err)
+	}
+	return err
+}
+
 type realSnapshot struct{ *engine.Snapshot }
 
 func (s realSnapshot) NewIter(lower, upper []byte) (Iter, error) {
@@ -50,6 +74,7 @@ func openReal(t testing.TB, fs vfs.FS, memtableBytes int) *engine.Engine {
 	e, err := engine.Open("data", engine.Options{
 		FS: fs, Clock: realClock{}, Rand: rand.New(rand.NewPCG(1, 2)),
 		MaxBatchBytes: 48 << 20, MemtableBytes: memtableBytes, LogSegmentBytes: int64(memtableBytes), ReserveBytes: -1,
+		Jobs: jobs.Options{Mode: jobs.ModeAlways, LocalRate: -1},
 	})
 	require.NoError(t, err)
 	return e

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/pairdb/pairdb/libs/causal"
+	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/ring"
 )
 
@@ -29,9 +30,11 @@ type StreamRecord struct {
 
 // Chunk is a part of a stream. Its values are valid until the callback returns.
 type Chunk struct {
-	// Records may be empty: then only the cursor has moved.
+	// Records may be empty: then only the cursor has moved, or there is no record at all.
 	Records []StreamRecord
 	Cursor  string
+	// Sequence is that of the snapshot: every change up to it is in it, none after it.
+	Sequence uint64
 }
 
 const (
@@ -44,8 +47,8 @@ const (
 	chunksPerIter = 64
 )
 
-// Stream calls send with the records of a range in key order, all from one snapshot. send blocks
-// for as long as the receiver is slow; its error ends the stream and is returned.
+// Stream calls send with the records of a range in key order, all from one snapshot, at least once.
+// send blocks for as long as the receiver is slow; its error ends the stream and is returned.
 func (s *Store) Stream(ctx context.Context, r StreamRequest, send func(Chunk) error) error {
 	lower, upper, err := bounds(r.Tenant, r.Start, r.End)
 	if err != nil {
@@ -69,7 +72,10 @@ func (s *Store) Stream(ctx context.Context, r StreamRequest, send func(Chunk) er
 		}
 	}
 	snap := s.e.NewSnapshot()
-	err = w.run(ctx, snap)
+	w.seq = snap.Seq()
+	if err = s.e.WaitDurable(w.seq); err == nil { // in modes in which readers see what a crash may take
+		err = w.run(ctx, snap)
+	}
 	if cerr := snap.Close(); err == nil && cerr != nil {
 		err = fmt.Errorf("stream: %w", cerr)
 	}
@@ -104,8 +110,11 @@ type walk struct {
 	tenant       []byte
 	token        []byte // room for what is hashed
 
+	seq  ikey.Seq // of the snapshot
+	sent bool
+
 	records []StreamRecord
-	buf     []byte // values of records
+	parcel  parcel
 	last    []byte // user key that was looked at last
 	scanned int    // records since the last chunk
 	chunks  int    // since the last iterator
@@ -121,7 +130,7 @@ func (w *walk) run(ctx context.Context, snap Snapshot) error {
 			break
 		}
 	}
-	if len(w.records) == 0 {
+	if len(w.records) == 0 && w.sent {
 		return nil
 	}
 	return w.flush(ctx)
@@ -165,27 +174,33 @@ func (w *walk) take(ctx context.Context, key, value []byte) error {
 	if err != nil {
 		return err
 	}
-	if wanted && len(w.records) > 0 && len(w.buf)+len(value) > chunkBytes {
-		if err := w.flush(ctx); err != nil {
+	if wanted {
+		if err := w.add(ctx, key, value); err != nil {
 			return err
 		}
 	}
 	w.scanned++
 	w.last = append(w.last[:0], key[w.prefix:]...)
-	if wanted {
-		start := len(w.buf)
-		w.buf = append(w.buf, value...)
-		// If buf moves later, what is decoded here stays valid in the old memory.
-		rec, err := causal.Decode(w.buf[start:])
-		if err != nil {
-			return corrupted(key, err)
-		}
-		w.records = append(w.records, StreamRecord{Key: string(w.last), Siblings: rec.Siblings})
-	}
 	if w.scanned >= idleScan {
 		return w.flush(ctx)
 	}
 	return nil
+}
+
+func (w *walk) add(ctx context.Context, key, value []byte) error {
+	for {
+		rec, fits, err := w.parcel.add(len(key), value)
+		if err != nil {
+			return corrupted(key, err)
+		}
+		if fits {
+			w.records = append(w.records, StreamRecord{Key: string(key[w.prefix:]), Siblings: rec.Siblings})
+			return nil
+		}
+		if err := w.flush(ctx); err != nil {
+			return err
+		}
+	}
 }
 
 func (w *walk) wants(key, value []byte) (bool, error) {
@@ -216,14 +231,16 @@ func (w *walk) flush(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	c := Chunk{Records: w.records, Cursor: position{kind: streamKind, request: w.request, last: string(w.last)}.String()}
+	c := Chunk{Records: w.records, Cursor: w.r.Cursor, Sequence: feedSequence(w.seq)}
+	if len(w.last) > 0 {
+		c.Cursor = position{kind: streamKind, request: w.request, last: string(w.last)}.String()
+	}
 	if err := w.send(c); err != nil {
 		return err
 	}
+	w.sent = true
 	clear(w.records)
 	w.records, w.scanned, w.chunks = w.records[:0], 0, w.chunks+1
-	if w.buf = w.buf[:0]; cap(w.buf) > maxScratchBytes {
-		w.buf = nil
-	}
+	w.parcel.reset()
 	return nil
 }
