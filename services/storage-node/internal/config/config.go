@@ -43,7 +43,7 @@ type Config struct {
 	MaxClockSkew time.Duration `envconfig:"PAIRDB_MAX_CLOCK_SKEW" default:"1m" unit:"duration" desc:"How far ahead of this node's clock a timestamp of a client may be."`
 
 	RequestTimeout  time.Duration `envconfig:"PAIRDB_REQUEST_TIMEOUT" default:"30s" unit:"duration" desc:"Deadline of a request that brings none."`
-	MaxInFlight     int           `envconfig:"PAIRDB_MAX_IN_FLIGHT" default:"4096" unit:"count" desc:"Requests that are worked on at once; more are refused with OVERLOADED."`
+	MaxInFlight     int           `envconfig:"PAIRDB_MAX_IN_FLIGHT" default:"4096" unit:"count" desc:"Requests that are worked on at once; more are refused with OVERLOADED. Also the writes of all pipelines together; more of them wait."`
 	Reflection      bool          `envconfig:"PAIRDB_REFLECTION" default:"false" unit:"bool" desc:"Serve gRPC reflection, for grpcurl and the like."`
 	ShutdownTimeout time.Duration `envconfig:"PAIRDB_SHUTDOWN_TIMEOUT" default:"25s" unit:"duration" desc:"How long requests in flight and the last flush may take after SIGTERM; below the 30 s of Kubernetes."`
 }

@@ -47,7 +47,7 @@ func (m *requestMetrics) kind(labels prometheus.Labels, name, what string) reque
 	}, []string{"result"})
 	duration := prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name: prefix + "requests_duration_seconds", ConstLabels: labels, Buckets: durationBuckets,
-		Help: what + ": time from the decoded request to the answer.",
+		Help: what + ": time from the decoded request to the answer; for writes of a pipeline until they are durable.",
 	})
 	m.collectors = append(m.collectors, total, duration)
 	k := requestKind{
@@ -86,11 +86,16 @@ func (m *requestMetrics) observe(c server.Call) {
 	}
 }
 
-// pipelined records the operations of a message of a pipeline: each counts as a request. How long one
-// takes is the client's to measure.
+// pipelined records the operations of a message of a pipeline: each counts as a request.
 func (m *requestMetrics) pipelined(p server.Pipelined) {
 	m.read.add(p.Reads, p.RejectedReads, p.FailedReads, p.ReadBytes)
+	for _, took := range p.ReadTook {
+		m.read.duration.Observe(took.Seconds())
+	}
 	m.write.add(p.Writes, p.RejectedWrites, p.FailedWrites, p.WriteBytes)
+	for range p.Writes + p.RejectedWrites + p.FailedWrites {
+		m.write.duration.Observe(p.WriteTook.Seconds())
+	}
 }
 
 func (k *requestKind) add(success, rejected, failed, bytes int) {

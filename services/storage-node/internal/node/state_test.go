@@ -147,6 +147,23 @@ func TestRequestMetricsByKindAndResult(t *testing.T) {
 	require.InDelta(t, 1, testutil.ToFloat64(m.other.success), 0)
 }
 
+// Operations of a pipeline must count one by one, with their durations, or a node that serves pipelines looks
+// idle.
+func TestRequestMetricsOfPipelines(t *testing.T) {
+	m := newRequestMetrics(prometheus.Labels{"node_id": "n1"})
+	var reads, writes []float64
+	m.read.duration = prometheus.ObserverFunc(func(v float64) { reads = append(reads, v) })
+	m.write.duration = prometheus.ObserverFunc(func(v float64) { writes = append(writes, v) })
+	m.pipelined(server.Pipelined{Reads: 2, RejectedReads: 1, ReadBytes: 7, ReadTook: []time.Duration{time.Second, 2 * time.Second, 3 * time.Second}})
+	m.pipelined(server.Pipelined{Writes: 2, FailedWrites: 1, WriteBytes: 9, WriteTook: 4 * time.Second})
+	require.Equal(t, []float64{1, 2, 3}, reads)
+	require.Equal(t, []float64{4, 4, 4}, writes)
+	require.InDelta(t, 2, testutil.ToFloat64(m.read.success), 0)
+	require.InDelta(t, 1, testutil.ToFloat64(m.read.rejected), 0)
+	require.InDelta(t, 2, testutil.ToFloat64(m.write.items), 0)
+	require.InDelta(t, 1, testutil.ToFloat64(m.write.failed), 0)
+}
+
 // BenchmarkObserve is what recording costs a read.
 func BenchmarkObserve(b *testing.B) {
 	m := newRequestMetrics(nil)

@@ -42,7 +42,10 @@ func (n *Node) runStorage() error {
 	if err != nil {
 		return err
 	}
-	n.server.Open(server.Backend{Store: s.store, Engine: s.engine, Snapshots: s.snapshots, LocalMode: n.cfg.CompactionLocal, Pipelined: n.request.pipelined})
+	n.server.Open(server.Backend{
+		Store: s.store, Engine: s.engine, Snapshots: s.snapshots, LocalMode: n.cfg.CompactionLocal,
+		Pipelined: n.request.pipelined, MaxWrites: n.cfg.MaxInFlight,
+	})
 	close(n.opened)
 	if n.state.enter(server.StateServing, "") {
 		n.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)

@@ -37,9 +37,16 @@ type Pipelined struct {
 	Reads, Writes, ReadBytes, WriteBytes int
 	// Rejected and Failed count the others, by whose fault it was: the caller's, or the node's.
 	RejectedReads, FailedReads, RejectedWrites, FailedWrites int
+	// ReadTook is how long each of the reads took. It must not be kept.
+	ReadTook []time.Duration
+	// WriteTook is how long the writes took, all the same: until they were durable.
+	WriteTook time.Duration
 }
 
 // pipeline is one stream of operations.
+//
+// Reads are done one after the other, so a stream has one of them in work. Writes take places, which all
+// streams share, from when they are applied until they are durable; who finds none does not receive on.
 //
 // Two goroutines work for it. The receiver takes a message, answers its reads and submits its writes
 // as one batch, so that operations are applied in the order in which they came. The acknowledger
@@ -52,7 +59,8 @@ type pipeline struct {
 	ctx     context.Context
 	stream  grpc.ServerStream
 	store   *store.Store
-	observe func(Pipelined)
+	writes  *places
+	observe func(Pipelined) // may be nil
 	// done delivers why the stream is over: from the receiver, and from an acknowledger that crashed.
 	done chan error
 
@@ -72,6 +80,7 @@ type pipeline struct {
 	received   bool // nothing is submitted any more
 	acked      bool // the acknowledger has ended
 	busy       int  // goroutines that are in the store
+	places     int  // that writes have taken
 	ended      error
 	crash      string // what a goroutine of the stream panicked with, and its stack
 }
@@ -81,6 +90,10 @@ type submission struct {
 	pending store.Pending
 	answers answers
 	tags    []uint64 // for the case that they never become durable
+	// Of the last one of a message: what its writes came to, since when, and their places.
+	use    Pipelined
+	began  time.Time
+	places int
 }
 
 // Pipeline serves one stream of operations.
@@ -89,7 +102,7 @@ func (g storageService) Pipeline(stream grpc.BidiStreamingServer[storagev1.Pipel
 	if err != nil {
 		return err
 	}
-	p := &pipeline{ctx: stream.Context(), stream: stream, store: b.Store, observe: b.Pipelined, done: make(chan error, 2)}
+	p := &pipeline{ctx: stream.Context(), stream: stream, store: b.Store, writes: b.writes, observe: b.Pipelined, done: make(chan error, 2)}
 	p.changed.L, p.work.L = &p.mu, &p.mu
 	acked := make(chan struct{})
 	go func() {
@@ -149,6 +162,8 @@ func (p *pipeline) end(err error) error {
 	for p.busy > 0 {
 		p.changed.Wait()
 	}
+	p.writes.give(p.places)
+	p.places = 0
 	if p.crash != "" {
 		panic(p.crash) // for the interceptor, which logs it and answers
 	}
@@ -273,8 +288,8 @@ func (p *pipeline) handle(message []byte) error {
 	p.mu.Lock()
 	p.unanswered += in.count
 	p.mu.Unlock()
-	var use Pipelined
-	out := newAnswers()
+	use := Pipelined{ReadTook: in.took[:0]}
+	out, last := newAnswers(), time.Now()
 	for in.next() {
 		if in.kind != opRead {
 			in.keep()
@@ -289,7 +304,9 @@ func (p *pipeline) handle(message []byte) error {
 		if err != nil {
 			out.fail(in.tag, err)
 		}
-		use.read(len(res.Value), err)
+		now := time.Now()
+		use.read(len(res.Value), now.Sub(last), err)
+		last = now
 		if out.len() < maxPipelineMessage {
 			continue
 		}
@@ -301,26 +318,32 @@ func (p *pipeline) handle(message []byte) error {
 		if err := p.roomForAnswers(); err != nil {
 			return err
 		}
+		last = time.Now() // waiting for the client is no part of a read
 	}
+	in.took = use.ReadTook
 	if in.err != nil {
 		out.release()
 		return in.err
 	}
-	err := p.push(out)
-	if err == nil && len(in.ops) > 0 {
-		err = p.submit(&use)
-	}
-	if p.observe != nil {
+	if p.observe != nil && len(use.ReadTook) > 0 {
 		p.observe(use)
 	}
-	return err
+	if err := p.push(out); err != nil || len(in.ops) == 0 {
+		return err
+	}
+	return p.submit()
 }
 
 // submit applies the writes of a message and leaves their answers to the acknowledger.
-func (p *pipeline) submit(use *Pipelined) error {
+func (p *pipeline) submit() error {
 	in := &p.in
+	last := submission{began: time.Now()}
+	var err error
+	if last.places, err = p.takePlaces(len(in.ops)); err != nil {
+		return err
+	}
 	results := in.results()
-	pending, err := p.store.Submit(p.ctx, store.BatchWriteRequest{Tenant: in.tenant, Ops: in.ops, OmitClocks: in.omitClocks}, results)
+	last.pending, err = p.store.Submit(p.ctx, store.BatchWriteRequest{Tenant: in.tenant, Ops: in.ops, OmitClocks: in.omitClocks}, results)
 	out, first := newAnswers(), 0
 	for i := range results {
 		before := out.len()
@@ -332,31 +355,82 @@ func (p *pipeline) submit(use *Pipelined) error {
 		} else {
 			out.write(in.tags[i], &results[i].WriteResult)
 		}
-		use.write(len(in.ops[i].Value), results[i].Err)
+		last.use.write(len(in.ops[i].Value), results[i].Err)
 		if out.len() >= maxPipelineMessage {
 			full := out
 			out = full.split(before)
-			p.later(pending, full, in.tags[first:first+full.count])
+			p.later(submission{pending: last.pending, answers: full, tags: in.tags[first : first+full.count]})
 			first += full.count
 		}
 	}
-	p.later(pending, out, in.tags[first:])
-	if pending.Done() {
+	last.answers, last.tags = out, in.tags[first:]
+	if last.pending.Done() {
+		p.settle(&last, nil)
+	}
+	p.later(last)
+	if last.pending.Done() {
 		return p.flush(true)
 	}
 	return nil
 }
 
-// later sends answers once what they say is durable. It copies tags.
-func (p *pipeline) later(pending store.Pending, a answers, tags []uint64) {
+// takePlaces waits for places for n writes. Meanwhile the caller does not count as busy.
+func (p *pipeline) takePlaces(n int) (taken int, err error) {
+	taken, ok := p.writes.try(n)
+	if !ok {
+		p.leave()
+		taken, err = p.writes.take(p.ctx, n)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.unsent += a.len()
-	if pending.Done() {
-		p.enqueueLocked(a)
+	if !ok {
+		p.busy++
+		if err == nil && (p.ended != nil || p.received) {
+			p.writes.give(taken)
+			err = errPipelineEnded
+		}
+	}
+	if err == nil {
+		p.places += taken
+	}
+	return taken, err
+}
+
+// settle gives the places of writes back and reports them; err says why they are not durable.
+func (p *pipeline) settle(s *submission, err error) {
+	if s.places == 0 {
+		return // not the last one of its message
+	}
+	p.mu.Lock()
+	p.places -= s.places
+	p.mu.Unlock()
+	p.writes.give(s.places)
+	s.places = 0
+	if p.observe == nil {
 		return
 	}
-	p.submitted = append(p.submitted, submission{pending: pending, answers: a, tags: slices.Clone(tags)})
+	s.use.WriteTook = time.Since(s.began)
+	if err != nil {
+		lost := s.use.Writes
+		s.use.Writes, s.use.WriteBytes = 0, 0
+		for range lost {
+			s.use.write(0, err)
+		}
+	}
+	p.observe(s.use)
+}
+
+// later sends answers once what they say is durable. It copies tags.
+func (p *pipeline) later(s submission) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.unsent += s.answers.len()
+	if s.pending.Done() {
+		p.enqueueLocked(s.answers)
+		return
+	}
+	s.tags = slices.Clone(s.tags)
+	p.submitted = append(p.submitted, s)
 	p.work.Signal()
 }
 
@@ -382,6 +456,9 @@ func (p *pipeline) acknowledge() {
 		p.busy++
 		p.mu.Unlock()
 		err := p.protected(func() error { return release(batch) })
+		for i := range batch {
+			p.settle(&batch[i], err)
+		}
 		p.leave()
 		p.mu.Lock()
 		for i := range batch {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -176,8 +177,8 @@ func TestPipelineReportsWhatDidNotBecomeDurable(t *testing.T) {
 // One bad operation must not take the stream with it.
 func TestPipelineErrorsStayWithTheirOperation(t *testing.T) {
 	noLeak(t)
-	var used Pipelined
-	w := start(t, func(w *world, _ *Options) { w.pipelined = func(p Pipelined) { used = p } })
+	var used recorder
+	w := start(t, func(w *world, _ *Options) { w.pipelined = used.add })
 	s := pipe(t, t.Context(), w)
 	long := strings.Repeat("k", 1025)
 	send(t, s, putOp(1, long, ""), putOp(2, long[:1024], ""), readOp(3, long), readOp(4, long[:1024]), putOp(5, "", ""),
@@ -208,6 +209,7 @@ func TestPipelineErrorsStayWithTheirOperation(t *testing.T) {
 	require.ErrorIs(t, err, io.EOF)
 
 	s = pipe(t, t.Context(), w)
+	used.total()
 	require.NoError(t, s.Send(&storagev1.PipelineRequest{Ops: []*storagev1.PipelineOp{readOp(1, "k")}}))
 	require.Equal(t, "INVALID_ARGUMENT_TENANT", take(t, s, 1)[1].GetError().GetReason(), "no tenant was named yet")
 	w.engine.set(func(f *fakeEngine) { f.fail = errOverloaded })
@@ -220,7 +222,41 @@ func TestPipelineErrorsStayWithTheirOperation(t *testing.T) {
 	require.NoError(t, s.CloseSend())
 	_, err = s.Recv()
 	require.ErrorIs(t, err, io.EOF)
-	require.Equal(t, Pipelined{RejectedReads: 2, RejectedWrites: 1}, used)
+	require.Equal(t, Pipelined{RejectedReads: 3, RejectedWrites: 1}, used.total())
+}
+
+// recorder adds up what pipelines report, and requires that there is a duration for each operation.
+type recorder struct {
+	mu   sync.Mutex
+	sum  Pipelined
+	took []time.Duration // of reads
+}
+
+func (r *recorder) add(p Pipelined) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(p.ReadTook) != p.Reads+p.RejectedReads+p.FailedReads || (p.WriteTook > 0) != (p.Writes+p.RejectedWrites+p.FailedWrites > 0) {
+		panic(fmt.Sprintf("durations of %+v", p))
+	}
+	r.took = append(r.took, p.ReadTook...)
+	r.sum.Reads += p.Reads
+	r.sum.ReadBytes += p.ReadBytes
+	r.sum.RejectedReads += p.RejectedReads
+	r.sum.FailedReads += p.FailedReads
+	r.sum.Writes += p.Writes
+	r.sum.WriteBytes += p.WriteBytes
+	r.sum.RejectedWrites += p.RejectedWrites
+	r.sum.FailedWrites += p.FailedWrites
+	r.sum.WriteTook = max(r.sum.WriteTook, p.WriteTook)
+}
+
+// total returns the counts since the last call.
+func (r *recorder) total() Pipelined {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	sum := r.sum
+	r.sum, sum.WriteTook = Pipelined{}, 0
+	return sum
 }
 
 // A message over a limit ends the stream, after the answers to everything before it.
@@ -348,6 +384,121 @@ func TestPipelineStopsToReceive(t *testing.T) {
 		_, err := s.Recv()
 		require.ErrorIs(t, err, io.EOF)
 	})
+}
+
+// Streams together must not have more writes in work than the node is meant for; who finds no place waits,
+// is refused nothing, and keeps nobody from reading.
+func TestPipelinesShareThePlacesOfWrites(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var used recorder
+		w := start(t, func(w *world, _ *Options) { w.maxWrites, w.pipelined = 10, used.add })
+		hold := make(chan struct{})
+		w.engine.set(func(f *fakeEngine) { f.wait = func() error { <-hold; return nil } })
+		seq := func() int {
+			w.engine.mu.Lock()
+			defer w.engine.mu.Unlock()
+			return int(w.engine.seq)
+		}
+		puts := func(n, from int) (ops []*storagev1.PipelineOp) {
+			for i := range n {
+				ops = append(ops, putOp(uint64(from+i), fmt.Sprint("k", from+i), "v"))
+			}
+			return ops
+		}
+		var streams []pipelineClient
+		for range 4 {
+			streams = append(streams, pipe(t, t.Context(), w))
+		}
+		send(t, streams[0], puts(6, 0)...)
+		synctest.Wait()
+		send(t, streams[1], puts(5, 10)...) // does not fit
+		synctest.Wait()
+		send(t, streams[2], puts(3, 20)...) // would, but it is not its turn
+		synctest.Wait()
+		require.Equal(t, 6, seq())
+		send(t, streams[3], readOp(1, "k"))
+		take(t, streams[3], 1)
+		send(t, streams[3], puts(30, 40)...) // more than there are: it takes all
+		synctest.Wait()
+		time.Sleep(time.Second)
+		close(hold)
+		take(t, streams[0], 6)
+		take(t, streams[1], 5)
+		take(t, streams[2], 3)
+		take(t, streams[3], 30)
+		for _, s := range streams {
+			require.NoError(t, s.CloseSend())
+			_, err := s.Recv()
+			require.ErrorIs(t, err, io.EOF)
+		}
+		b, err := w.server.backend()
+		require.NoError(t, err)
+		require.Zero(t, b.writes.taken)
+		require.Equal(t, time.Second, used.sum.WriteTook, "they took until they were durable")
+		require.Equal(t, 44, used.sum.Writes)
+	})
+}
+
+// A stream that ends while it waits for places, or holds some, must give back what it has; or the others
+// wait for ever.
+func TestPipelineThatEndsGivesItsPlacesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := start(t, func(w *world, _ *Options) { w.maxWrites = 10 })
+		hold := make(chan struct{})
+		w.engine.set(func(f *fakeEngine) { f.wait = func() error { <-hold; return nil } })
+		ops := []*storagev1.PipelineOp{putOp(1, "a", ""), putOp(2, "b", ""), putOp(3, "c", ""), putOp(4, "d", ""), putOp(5, "e", ""), putOp(6, "f", "")}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		holds, waits := pipe(t, ctx, w), pipe(t, ctx, w)
+		send(t, holds, ops...)
+		synctest.Wait()
+		send(t, waits, ops...)
+		synctest.Wait()
+		last := pipe(t, t.Context(), w)
+		send(t, last, ops...)
+		synctest.Wait()
+		cancel()
+		for _, s := range []pipelineClient{holds, waits} {
+			_, err := s.Recv()
+			require.Equal(t, codes.Canceled, status.Code(err))
+		}
+		synctest.Wait()
+		w.engine.set(func(f *fakeEngine) { f.wait = nil })
+		close(hold)
+		take(t, last, len(ops))
+		require.NoError(t, last.CloseSend())
+		_, err := last.Recv()
+		require.ErrorIs(t, err, io.EOF)
+		b, err := w.server.backend()
+		require.NoError(t, err)
+		require.Zero(t, b.writes.taken)
+		require.Empty(t, b.writes.waiting)
+	})
+}
+
+// A node that stops must not wait for a stream that waits for places.
+func TestPipelineThatWaitsForPlacesEndsWithTheNode(t *testing.T) {
+	noLeak(t)
+	w := start(t, func(w *world, _ *Options) { w.maxWrites = 1 })
+	hold, waiting := make(chan struct{}), make(chan struct{}, 2)
+	w.engine.set(func(f *fakeEngine) { f.wait = func() error { waiting <- struct{}{}; <-hold; return nil } })
+	first, second := pipe(t, t.Context(), w), pipe(t, t.Context(), w)
+	send(t, first, putOp(1, "a", "v"))
+	<-waiting
+	send(t, second, putOp(1, "b", "v"))
+	b, err := w.server.backend()
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		b.writes.mu.Lock()
+		defer b.writes.mu.Unlock()
+		return len(b.writes.waiting) == 1
+	}, 10*time.Second, time.Millisecond)
+	w.server.Leave()
+	_, err = second.Recv()
+	require.Equal(t, "STOPPING", refused(t, err).reason)
+	close(hold)
+	require.NotNil(t, take(t, first, 1)[1].GetWrite())
+	require.NotContains(t, w.engine.data, "t\x00b")
 }
 
 // A client that goes away, or whose time is over, must leave nothing behind.

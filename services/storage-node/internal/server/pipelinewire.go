@@ -71,6 +71,7 @@ type pipelineInput struct {
 
 	outcomes []store.OpResult
 	buf      []byte // for the value of a read
+	took     []time.Duration
 }
 
 // begin reads everything of a message but its operations.
@@ -112,6 +113,9 @@ const keptOps = 256
 // forget drops everything that aliases the message.
 func (in *pipelineInput) forget() {
 	in.op, in.rest = store.Op{}, nil
+	if cap(in.took) > keptOps {
+		in.took = nil
+	}
 	if cap(in.ops) > keptOps {
 		in.ops, in.tags, in.outcomes = nil, nil, nil
 		return
@@ -456,7 +460,8 @@ func appendClock(b []byte, c causal.Clock) []byte {
 }
 
 // read and write count an operation that is over.
-func (u *Pipelined) read(bytes int, err error) {
+func (u *Pipelined) read(bytes int, took time.Duration, err error) {
+	u.ReadTook = append(u.ReadTook, took)
 	count(err, bytes, &u.Reads, &u.ReadBytes, &u.RejectedReads, &u.FailedReads)
 }
 

@@ -69,8 +69,14 @@ type Backend struct {
 	Snapshots Snapshots
 	// LocalMode is the configured mode of compaction in this process.
 	LocalMode string
-	// Pipelined is called for each message of a pipeline; it must return at once. May be nil.
+	// Pipelined is called for each message of a pipeline, also at the same time; it must return at once.
+	// May be nil.
 	Pipelined func(Pipelined)
+	// MaxWrites is how many writes of pipelines are in work at once, over all of them; more wait. 0 is
+	// as many as one of them may have.
+	MaxWrites int
+
+	writes *places
 }
 
 // Server holds the services of a node. They may be registered before there is a backend: until
@@ -92,7 +98,13 @@ func New(n Node) *Server {
 }
 
 // Open gives the services what they need to answer.
-func (s *Server) Open(b Backend) { s.open.Store(&b) }
+func (s *Server) Open(b Backend) {
+	if b.MaxWrites == 0 {
+		b.MaxWrites = maxPipelineOps + store.MaxBatchOps
+	}
+	b.writes = newPlaces(b.MaxWrites)
+	s.open.Store(&b)
+}
 
 // Leave ends the streams: their readers resume elsewhere, or here after the restart. Calls with one
 // answer finish.

@@ -38,6 +38,7 @@ type world struct {
 	phase State
 
 	pipelined func(Pipelined)
+	maxWrites int
 }
 
 // start starts a server; setup may change it before it serves.
@@ -52,7 +53,7 @@ func start(t *testing.T, setup ...func(*world, *Options)) *world {
 	st, err := store.New(w.engine, store.Options{NodeID: "n1"})
 	require.NoError(t, err)
 	if w.phase != StateRecovering {
-		w.server.Open(Backend{Store: st, Engine: w.engine, Snapshots: w.snapshots, LocalMode: "auto", Pipelined: w.pipelined})
+		w.server.Open(Backend{Store: st, Engine: w.engine, Snapshots: w.snapshots, LocalMode: "auto", Pipelined: w.pipelined, MaxWrites: w.maxWrites})
 	}
 	w.grpc = w.server.GRPC(o, health.NewServer())
 	w.server.RegisterStorage(w.grpc)
