@@ -34,6 +34,8 @@ type ReaderOptions struct {
 	FileNum uint64
 	// Name is the file in errors; empty: made from FileNum.
 	Name string
+	// NoHashIndex makes Get search the index, also where the hash index of a mapped table would do.
+	NoHashIndex bool
 }
 
 // Reader is an open table. It is safe for concurrent use, except Close.
@@ -329,7 +331,7 @@ func (r *Reader) malformed(at uint64) error { return r.corrupt(at, "malformed bl
 // stays valid as long as it is referenced, or was written to scratch[:0], which grows if it must.
 // With all blocks in the cache and a scratch that is large enough Get allocates nothing.
 func (r *Reader) Get(user []byte, hash uint64, seq ikey.Seq, scratch []byte) (t ikey.Trailer, value []byte, ok bool, err error) {
-	if m := r.mapped(); m != nil && r.foot.hashLines > 0 {
+	if m := r.mapped(); m != nil && r.foot.hashLines > 0 && !r.o.NoHashIndex {
 		if value, at, ok := r.probe(m, user, hash, seq, scratch); ok {
 			return ikey.MakeTrailer(at, ikey.KindSet), value, at <= seq, nil
 		}

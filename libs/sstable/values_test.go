@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -209,6 +210,34 @@ func (c coldMapping) ResidentBytes() (int64, error) {
 		n /= 2
 	}
 	return n, nil
+}
+
+// A read that ignores the hash index finds the same, and does need the data block.
+func TestWithoutTheHashIndexReadsSearch(t *testing.T) {
+	es := longValues(300)
+	fs, _ := build(t, WriterOptions{ValueBlockBytes: 1000, FilterBitsPerKey: 10}, es, nil)
+	good := contents(t, fs)
+	damaged := bytes.Clone(good)
+	damaged[headerBytes+1] ^= 1 // in the first data block
+	e := es[slices.IndexFunc(es, func(e entry) bool { return len(e.v) >= 1000 })]
+	for _, off := range []bool{false, true} {
+		for _, b := range [][]byte{good, damaged} {
+			r, err := openBytes(t, b, ReaderOptions{Name: "t.sst", NoHashIndex: off})
+			require.NoError(t, err)
+			mapped, err := r.Map()
+			require.NoError(t, err)
+			require.True(t, mapped)
+			_, v, ok, err := r.Get(e.k.User, filter.Hash(e.k.User), ikey.MaxSeq, nil)
+			if off && &b[0] == &damaged[0] {
+				require.ErrorIs(t, err, ErrCorrupt)
+			} else {
+				require.NoError(t, err)
+				require.True(t, ok)
+				require.Equal(t, e.v, string(v))
+			}
+			require.NoError(t, r.Close())
+		}
+	}
 }
 
 // Danger: the hash index is read without a checksum. Whatever its bytes say, an answer must be right.

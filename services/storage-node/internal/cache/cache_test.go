@@ -196,6 +196,25 @@ func TestFullRowCacheTakesWhatIsReadAgain(t *testing.T) {
 	require.False(t, ok, "that was long ago")
 }
 
+// The danger: a switch that does nothing, or one that lets old reads in.
+func TestFullRowCacheThatAdmitsAllTakesWhatIsReadOnce(t *testing.T) {
+	r := NewRows(4 << 20)
+	r.AdmitAll()
+	key := func(i uint64) []byte { return binary.BigEndian.AppendUint64(nil, i*0x9e3779b97f4a7c15) }
+	value := make([]byte, 1000)
+	for n := range uint64(20_000) {
+		r.Insert(key(n), value, 1)
+		_, ok := r.Get(key(n), nil, 1)
+		require.True(t, ok)
+	}
+	require.Positive(t, r.Metrics().Evictions)
+	r.Invalidate(key(1), 5)
+	r.Insert(key(1), value, 4)
+	_, ok := r.Get(key(1), nil, 5)
+	require.False(t, ok, "a write went by")
+	(*Rows)(nil).AdmitAll()
+}
+
 // The danger: keys that a tenant chose to collide make every search linear.
 func TestCollidingKeysAreRefusedNotSearched(t *testing.T) {
 	var c core[blockKey, blockEntry, *blockEntry]

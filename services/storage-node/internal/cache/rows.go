@@ -26,6 +26,7 @@ type Rows struct {
 	shards []rowShard
 	mask   uint64
 	limit  int64
+	admits bool // whatever is offered
 	ranges atomic.Pointer[rangeSet]
 	mu     sync.Mutex // writers of ranges
 }
@@ -69,6 +70,14 @@ func NewRows(capacity int64) *Rows {
 	r.limit = r.shards[0].c.capacity / 4
 	r.ranges.Store(&rangeSet{})
 	return r
+}
+
+// AdmitAll makes a full cache take what it is offered at once. It is for who made the cache, before its
+// use.
+func (r *Rows) AdmitAll() {
+	if r != nil {
+		r.admits = true
+	}
 }
 
 // Hash is the hash of a key that the …Hashed methods expect: that of the tables' filters.
@@ -131,7 +140,7 @@ func (r *Rows) live(s *rowShard, hash uint64, key []byte) *row {
 
 // Insert offers the record that a read at sequence at found. It is refused if a write or a range
 // with a newer sequence went by. A row that is there stays: it is right already. A full cache takes
-// it when it is offered again.
+// it when it is offered again, or at once after AdmitAll.
 func (r *Rows) Insert(key, record []byte, at ikey.Seq) {
 	if r == nil {
 		return
@@ -144,7 +153,7 @@ func (r *Rows) Insert(key, record []byte, at ikey.Seq) {
 		s.c.metrics.Refused++
 		return
 	}
-	if r.live(s, hash, key) != nil || !s.c.admit(hash, s.bytes(len(key)+len(record))) {
+	if r.live(s, hash, key) != nil || !r.admits && !s.c.admit(hash, s.bytes(len(key)+len(record))) {
 		return
 	}
 	r.put(s, hash, key, record, at)

@@ -168,7 +168,7 @@ func (e *Engine) awaitSync(own *request) (others []*request, syncs bool, helper 
 	if first != nil {
 		first.signal <- turnSync
 	}
-	if durable < overlapGroup {
+	if durable < overlapGroup || e.opts.NoOverlappedApply {
 		helper = nil
 	}
 	return others, syncs, helper

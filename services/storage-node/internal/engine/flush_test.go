@@ -51,6 +51,32 @@ func TestFailedFlushNeverLosesItsMemtable(t *testing.T) {
 	require.NoError(t, e.Close())
 }
 
+func TestWhatIsMadeAheadCanBeLeftOut(t *testing.T) {
+	// A switch that does nothing tells whoever compares with it that the technique brings nothing.
+	for _, off := range []bool{false, true} {
+		o := quietOptions(vfs.NewMem())
+		o.NoSpareMemtable, o.NoTableWarming = off, off
+		e := mustOpen(t, o)
+		spares := func() int {
+			e.arenas.mu.Lock()
+			defer e.arenas.mu.Unlock()
+			return len(e.arenas.spare)
+		}
+		put(t, e, testKey(1), "v")
+		require.NoError(t, e.Flush(context.Background()))
+		if off {
+			require.Zero(t, e.tables.opens.Load())
+		} else {
+			require.EqualValues(t, 1, e.tables.opens.Load())
+			require.Eventually(t, func() bool { return spares() == 1 }, eventually, tick)
+		}
+		requireValue(t, e, testKey(1), "v")
+		e.arenas.keepSpare(o.MemtableBytes)
+		require.Equal(t, off, spares() == 0)
+		require.NoError(t, e.Close())
+	}
+}
+
 func TestFlushWritesOnlyWhatIsDurable(t *testing.T) {
 	// A table with a write whose log is not durable would survive a power cut that the write before it
 	// does not.

@@ -16,8 +16,10 @@ import (
 // not be seen earlier than the state; both may be nil. An error that leaves open whether the edit is
 // durable poisons the engine.
 func (e *Engine) applyEdit(edit manifest.Edit, before, after func()) error {
-	for _, added := range edit.Added {
-		e.tables.warm(added.Table.Num)
+	if !e.opts.NoTableWarming {
+		for _, added := range edit.Added {
+			e.tables.warm(added.Table.Num)
+		}
 	}
 	e.editMu.Lock()
 	defer e.editMu.Unlock()

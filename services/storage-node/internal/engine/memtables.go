@@ -13,12 +13,10 @@ import (
 // arenaPool keeps memtables of the standard size that nobody holds any more: fresh memory costs a
 // page fault every 4 KiB, at the moment when all writers wait.
 type arenaPool struct {
+	max   int // of them; 0: none are kept
 	mu    sync.Mutex
 	spare []*memtable.Table
 }
-
-// maxSpareArenas bounds the pool: one for the rotation to come.
-const maxSpareArenas = 1
 
 // give takes a memtable without references back.
 func (p *arenaPool) give(t *memtable.Table, standard int) {
@@ -26,7 +24,7 @@ func (p *arenaPool) give(t *memtable.Table, standard int) {
 		return // made for one large batch
 	}
 	p.mu.Lock()
-	room := len(p.spare) < maxSpareArenas
+	room := len(p.spare) < p.max
 	p.mu.Unlock()
 	if !room {
 		return
@@ -34,7 +32,7 @@ func (p *arenaPool) give(t *memtable.Table, standard int) {
 	t.Reset()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.spare) < maxSpareArenas {
+	if len(p.spare) < p.max {
 		p.spare = append(p.spare, t)
 	}
 }
@@ -42,7 +40,7 @@ func (p *arenaPool) give(t *memtable.Table, standard int) {
 // keepSpare makes a spare memtable, if there is none, and touches its memory.
 func (p *arenaPool) keepSpare(standard int) {
 	p.mu.Lock()
-	room := len(p.spare) < maxSpareArenas
+	room := len(p.spare) < p.max
 	p.mu.Unlock()
 	if !room {
 		return
@@ -51,7 +49,7 @@ func (p *arenaPool) keepSpare(standard int) {
 	t.Populate()
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.spare) < maxSpareArenas {
+	if len(p.spare) < p.max {
 		p.spare = append(p.spare, t)
 	}
 }

@@ -202,8 +202,10 @@ func (w *world) step() {
 		w.write("delete", w.randomOp(ikey.KindDelete))
 	case r < 400:
 		w.write("range delete", w.randomRange())
-	case r < 460:
+	case r < 440:
 		w.writeBatch()
+	case r < 460:
+		w.writeAtOnce()
 	case r < 500:
 		w.conditional()
 	case r < 760:

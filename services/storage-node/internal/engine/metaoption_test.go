@@ -39,6 +39,12 @@ type metaOption struct {
 	keepMemtables    bool
 	prewrite         commitlog.Prewrite
 	packed           bool
+	noHashIndex      bool
+	noWarming        bool
+	noAdmission      bool
+	noHeld           bool
+	noOverlap        bool
+	noSpare          bool
 }
 
 func pick[T any](rng *rand.Rand, values ...T) T { return values[rng.IntN(len(values))] }
@@ -80,13 +86,18 @@ func metaOptions(i int, rng *rand.Rand) metaOption {
 	case 3:
 		o.compression = []sstable.Compression{c, sstable.S2, sstable.Zstd}
 	}
+	for _, off := range []*bool{&o.noHashIndex, &o.noWarming, &o.noAdmission, &o.noHeld, &o.noOverlap, &o.noSpare} {
+		*off = rng.IntN(3) == 0
+	}
 	switch i { // corners that must be in every run
 	case 0:
 		o.rows, o.blockCache, o.filterBits, o.openTables, o.sync = -1, -1, -1, 1, SyncGroup
 		o.valueBlocks, o.noMapped = -1, true
+		o.noHashIndex, o.noWarming, o.noAdmission, o.noHeld, o.noOverlap, o.noSpare = true, true, true, true, true, true
 	case 1:
 		o.rows, o.blockCache, o.sync, o.external, o.manual = 8<<20, 8<<20, SyncGroup, true, false
 		o.valueBlocks, o.noMapped = 1, false
+		o.noHashIndex, o.noWarming, o.noAdmission, o.noHeld, o.noOverlap, o.noSpare = false, false, false, false, false, false
 	case 2:
 		o.rows, o.external, o.manual, o.l0, o.base = 8<<20, false, false, 1, 16<<10
 	case 3:
@@ -105,7 +116,8 @@ func (o metaOption) fields() map[string]any {
 	return map[string]any{"keys": o.keys, "large": o.largeValue, "memtable": o.memtable, "segment": o.segment,
 		"table": o.table, "base": o.base, "block": o.block, "compression": o.compression, "filter": o.filterBits, "valueBlocks": o.valueBlocks, "noMapped": o.noMapped,
 		"blockCache": o.blockCache, "rows": o.rows, "open": o.openTables, "l0": o.l0, "eager": o.eager, "multiplier": o.multiplier,
-		"sync": o.sync.String(), "external": o.external, "manual": o.manual, "keepMemtables": o.keepMemtables, "prewrite": o.prewrite, "packed": o.packed}
+		"sync": o.sync.String(), "external": o.external, "manual": o.manual, "keepMemtables": o.keepMemtables, "prewrite": o.prewrite, "packed": o.packed,
+		"noHashIndex": o.noHashIndex, "noWarming": o.noWarming, "noAdmission": o.noAdmission, "noHeld": o.noHeld, "noOverlap": o.noOverlap, "noSpare": o.noSpare}
 }
 
 // systemClock is the clock of tests that need no control over time.
@@ -120,7 +132,8 @@ func (o metaOption) options(fs vfs.FS, rng *rand.Rand) Options {
 		Sync: o.sync, SyncInterval: time.Millisecond, LogSegmentBytes: o.segment, LogPrewrite: o.prewrite, NoLogCompression: !o.packed,
 		MemtableBytes: o.memtable, KeepMemtablesAtClose: o.keepMemtables,
 		TableBytes: o.table, BlockBytes: o.block, Compression: o.compression, FilterBitsPerKey: o.filterBits,
-		ValueBlockBytes: o.valueBlocks, NoMappedTables: o.noMapped,
+		ValueBlockBytes: o.valueBlocks, NoMappedTables: o.noMapped, NoHashIndex: o.noHashIndex, NoTableWarming: o.noWarming,
+		NoRowAdmission: o.noAdmission, NoHeldGroups: o.noHeld, NoOverlappedApply: o.noOverlap, NoSpareMemtable: o.noSpare,
 		MaxOpenTables: o.openTables, BlockCacheBytes: o.blockCache, RowCacheBytes: o.rows,
 		L0Trigger: o.l0, L0Slow: 1000, L0Stop: 2000, BaseBytes: o.base, LevelMultiplier: o.multiplier,
 		NoAutoCompaction: o.manual, ReserveBytes: -1, DeleteBytesPerSecond: -1,

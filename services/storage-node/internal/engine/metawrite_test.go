@@ -1,11 +1,13 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"path"
 	"slices"
 	"strconv"
+	"sync"
 
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/sstable"
@@ -123,6 +125,38 @@ func (w *world) commit(ops []op) {
 	if n := len(w.m.marks); n > 2_000 {
 		w.trimModel()
 	}
+}
+
+// writeAtOnce has several writers commit at the same time, so that they share groups and syncs. Their
+// sequences say in which order they came.
+func (w *world) writeAtOnce() {
+	w.count("writers at once")
+	type writer struct {
+		ops []op
+		b   Batch
+		seq ikey.Seq
+		err error
+	}
+	writers := make([]writer, 2+w.rng.IntN(10))
+	for i := range writers {
+		for range 1 + w.rng.IntN(3) {
+			o := w.randomOp(pick(w.rng, ikey.KindSet, ikey.KindMerge, ikey.KindDelete))
+			writers[i].ops = append(writers[i].ops, o)
+			addTo(&writers[i].b, o)
+		}
+	}
+	var wg sync.WaitGroup
+	for i := range writers {
+		wg.Go(func() { writers[i].seq, writers[i].err = w.e.write(&writers[i].b, true) })
+	}
+	wg.Wait()
+	slices.SortFunc(writers, func(a, b writer) int { return cmp.Compare(a.seq, b.seq) })
+	for _, x := range writers {
+		require.NoError(w.t, x.err)
+		w.m.apply(x.ops, x.seq)
+	}
+	require.Equal(w.t, w.e.AppliedSeq(), w.m.last())
+	w.durable = w.m.last()
 }
 
 // checkLatest looks with GetLatest at what was just written, durable or not.

@@ -37,7 +37,13 @@ func newEngine(dir string, o Options) *Engine {
 	e.tails.ingests, e.tails.kept, e.tails.obsolete = map[ikey.Seq][]uint64{}, map[uint64]int{}, map[uint64]bool{}
 	e.blocks, e.rows = cache.NewBlocks(o.BlockCacheBytes), cache.NewRows(o.RowCacheBytes)
 	e.tables = newTableCache(o.FS, e.tableDir(), o.MaxOpenTables, e.blocks, e.quarantine)
-	e.tables.mapped = !o.NoMappedTables
+	e.tables.mapped, e.tables.noHashIndex = !o.NoMappedTables, o.NoHashIndex
+	if o.NoRowAdmission {
+		e.rows.AdmitAll()
+	}
+	if !o.NoSpareMemtable {
+		e.arenas.max = 1 // for the rotation to come
+	}
 	e.recycle = func(t *memtable.Table) { e.arenas.give(t, o.MemtableBytes) }
 	return e
 }

@@ -63,6 +63,13 @@ type Options struct {
 	// MaxGroupBytes is 1 MiB, beyond its first batch: more does not amortise a sync better, and the
 	// members of a group wait for each other.
 	MaxGroupBytes int
+	// NoHeldGroups commits a group as soon as there is a leader, also while a sync runs. Otherwise
+	// batches that wait for durability are held until it ends, and those that it woke are let in:
+	// 60 of 64 writers share a sync, instead of 26.
+	NoHeldGroups bool
+	// NoOverlappedApply has the leader apply a group before it syncs. Otherwise another member applies a
+	// group of four or more meanwhile.
+	NoOverlappedApply bool
 	// LogSegmentBytes is 32 MiB, preallocated: about what the writes of a memtable take when they are
 	// packed, so that a flush frees one or two. A quiet store has four: the one that is written, the
 	// next, and LogRecycled.
@@ -85,6 +92,9 @@ type Options struct {
 	// MaxImmutables is 2 memtables that are flushed or wait for it; then writes wait. Bounds memory
 	// (with the active one and a spare arena: four times MemtableBytes) and the log.
 	MaxImmutables int
+	// NoSpareMemtable makes the next memtable when it is needed, in fresh memory, while all writers
+	// wait: for 64 MiB 30 to 50 ms. Otherwise it is made ahead, or one that was flushed is used again.
+	NoSpareMemtable bool
 	// KeepMemtablesAtClose leaves memtables to the next open's replay, instead of flushing them.
 	KeepMemtablesAtClose bool
 	// FlushRetry is 1 s: the wait after a failed flush; it doubles up to 30 times that.
@@ -107,8 +117,18 @@ type Options struct {
 	// NoMappedTables makes every read of a table a system call. Otherwise tables that are in the
 	// page cache are mapped, and only the others are read like that.
 	NoMappedTables bool
+	// NoHashIndex makes point reads search the index of a table. Otherwise a read of a mapped table
+	// asks its hash index first where a long value is. Tables have one all the same, as their format
+	// says; without ValueBlockBytes they have none.
+	NoHashIndex bool
+	// NoTableWarming leaves a new table to be opened by its first read. Otherwise it is opened before
+	// the version that has it, so that no read waits for its metadata.
+	NoTableWarming bool
 	// BlockCacheBytes and RowCacheBytes are 128 MiB each. Negative: no cache.
 	BlockCacheBytes, RowCacheBytes int64
+	// NoRowAdmission makes a full row cache take every row that is read. Otherwise it takes a row that
+	// is read again: most are read once, and cost a copy in and another row out.
+	NoRowAdmission bool
 
 	// L0Trigger is 4 tables in level 0 that make a compaction worthwhile, if they have at least
 	// three quarters of the bytes that are rewritten with them; a quarter if nothing was written

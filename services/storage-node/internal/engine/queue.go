@@ -129,7 +129,7 @@ func (e *Engine) runAlone(f func() error) error {
 // lead commits the group that begins with own, which is the head of the queue. It reports whether own
 // has to sync now.
 func (e *Engine) lead(own *request) (syncs bool) {
-	if own.durable {
+	if own.durable && !e.opts.NoHeldGroups {
 		e.gather()
 	}
 	e.takeGroup(own)
@@ -233,6 +233,9 @@ func (e *Engine) passLead() {
 
 // holdQueue holds durable batches until releaseQueue.
 func (e *Engine) holdQueue() {
+	if e.opts.NoHeldGroups {
+		return
+	}
 	q := &e.commit
 	q.mu.Lock()
 	q.hold = true

@@ -31,6 +31,8 @@ type tableCache struct {
 	mapped    bool                        // read tables through mappings where that needs no disk
 	onCorrupt func(num uint64, err error) // quarantine; called from readers, without locks
 
+	noHashIndex bool
+
 	mu     sync.Mutex
 	slots  map[uint64]*tableSlot
 	ring   []*tableSlot // open ones
@@ -180,7 +182,7 @@ func (c *tableCache) openReader(num uint64) (*sstable.Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open table %s: %w", name, err)
 	}
-	r, err := sstable.Open(f, sstable.ReaderOptions{Cache: c.blocks, FileNum: num, Name: name})
+	r, err := sstable.Open(f, sstable.ReaderOptions{Cache: c.blocks, FileNum: num, Name: name, NoHashIndex: c.noHashIndex})
 	if err != nil {
 		return nil, fmt.Errorf("open table %s: %w", name, err)
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/libs/vfs/crashfs"
 	"github.com/pairdb/pairdb/libs/vfs/errorfs"
+	"github.com/pairdb/pairdb/services/storage-node/internal/commitlog"
 )
 
 // gate holds operations of a disk up until it is opened.
@@ -90,6 +92,35 @@ func TestWritersThatWaitTogetherShareOneSync(t *testing.T) {
 	require.NoError(t, e.Close())
 }
 
+func TestGroupsThatAreNotHeldAreWrittenWhileASyncRuns(t *testing.T) {
+	// The switch must not take durability away: who was written during a sync is not covered by it.
+	disk := crashfs.New()
+	g := newGate(disk)
+	o := quietOptions(disk)
+	o.NoHeldGroups = true
+	e := mustOpen(t, o)
+	put(t, e, testKey(0), "first")
+	g.close(logSync)
+	var wg sync.WaitGroup
+	wg.Go(func() { put(t, e, testKey(1), "a") })
+	<-g.atGate
+	before := e.AppliedSeq()
+	const others = 20
+	for i := range others {
+		wg.Go(func() { put(t, e, testKey(10+i), "b") })
+	}
+	require.Eventually(t, func() bool { return e.AppliedSeq() == before+others }, eventually, tick)
+	for i := range others {
+		requireValue(t, e, testKey(10+i), "") // applied, but not durable
+	}
+	g.release()
+	wg.Wait()
+	for i := range others {
+		requireValue(t, e, testKey(10+i), "b")
+	}
+	require.NoError(t, e.Close())
+}
+
 // waiterGroup starts writers that are held behind a sync that stands at the gate, and returns their
 // errors.
 func waiterGroup(t *testing.T, e *Engine, g *gate, writers int) <-chan error {
@@ -113,24 +144,36 @@ func waiterGroup(t *testing.T, e *Engine, g *gate, writers int) <-chan error {
 func TestAGroupIsDurableWhenItIsSyncedAndApplied(t *testing.T) {
 	// One member applies while another one syncs. Whoever is woken by the first of both reads nothing, or
 	// what a crash takes back.
-	disk := crashfs.New()
-	g := newGate(disk)
-	e := mustOpen(t, quietOptions(disk))
-	put(t, e, testKey(0), "first")
-	const writers = 20
-	errs := waiterGroup(t, e, g, writers)
-	g.release()
-	for range writers + 1 {
-		require.NoError(t, <-errs)
-		d := &e.durable
-		d.mu.Lock()
-		require.LessOrEqual(t, d.synced, min(d.logSynced, d.applied))
-		d.mu.Unlock()
+	for _, alone := range []bool{false, true} { // without overlap the one who syncs has applied before
+		disk := crashfs.New()
+		g := newGate(disk)
+		o := quietOptions(disk)
+		o.NoOverlappedApply = alone
+		e := mustOpen(t, o)
+		put(t, e, testKey(0), "first")
+		const writers = 20
+		errs := waiterGroup(t, e, g, writers)
+		all, segment := e.AppliedSeq()+writers, commitlog.FileName(e.log.Segment())
+		var early atomic.Bool
+		disk.SetHook(func(op crashfs.Op) {
+			if op.Kind == "sync" && strings.HasSuffix(op.Name, segment) && e.AppliedSeq() != all {
+				early.Store(true)
+			}
+		})
+		g.release()
+		for range writers + 1 {
+			require.NoError(t, <-errs)
+			d := &e.durable
+			d.mu.Lock()
+			require.LessOrEqual(t, d.synced, min(d.logSynced, d.applied))
+			d.mu.Unlock()
+		}
+		require.False(t, alone && early.Load())
+		for i := range writers {
+			requireValue(t, e, testKey(10+i), "v")
+		}
+		require.NoError(t, e.Close())
 	}
-	for i := range writers {
-		requireValue(t, e, testKey(10+i), "v")
-	}
-	require.NoError(t, e.Close())
 }
 
 func TestAFailedSyncFailsAllWhoWait(t *testing.T) {
