@@ -29,12 +29,12 @@ type bench struct {
 	only     []string
 	progress io.Writer
 
-	cleanup    []func() // in reverse
-	rows       []row
-	keys       []string
-	value      []byte
-	results    map[cell][]sample
-	compaction compactionResult
+	cleanup []func() // in reverse
+	rows    []row
+	keys    []string
+	value   []byte
+	results map[cell][]sample
+	merges  []mergeResult
 
 	echo, node storagev1.StorageServiceClient
 }
