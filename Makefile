@@ -134,7 +134,7 @@ bench-memory: build ## memory of the node while it takes 10 million records, 600
 proto: $(TOOLS)/protoc-gen-go ## generate Go from proto/ (needs protoc)
 	@command -v protoc >/dev/null || { echo "protoc is missing: apt-get install protobuf-compiler"; exit 1; }
 	@cd proto && PATH="$(TOOLS):$$PATH" protoc -I . --go_out=. --go_opt=paths=source_relative \
-	  --go-grpc_out=. --go-grpc_opt=paths=source_relative $$(find pairdb -name '*.proto' | sort)
+	  --go-grpc_out=. --go-grpc_opt=paths=source_relative $$(find pairdb coordinator -name '*.proto' | sort)
 
 .PHONY: proto-check
 proto-check: $(TOOLS)/buf ## lint proto/ and compare it with what was released last
