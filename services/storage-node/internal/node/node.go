@@ -64,9 +64,13 @@ func New(cfg *config.Config, rt *service.Runtime, fsys vfs.FS) (*Node, error) {
 	rt.Metrics.MustRegister(fileMetrics...)
 	rt.Metrics.MustRegister(n.request.collectors...)
 	rt.Metrics.MustRegister(n.events.collectors()...)
-	n.server = server.New(server.Node{ID: cfg.NodeID, Version: rt.Build.Version, Started: time.Now(), State: n.state.get})
+	n.server = server.New(server.Node{
+		ID: cfg.NodeID, Version: rt.Build.Version, Started: time.Now(), State: n.state.get,
+		Health: func() (bool, []string) { return n.state.health(time.Now()) },
+	})
 	n.grpc = n.server.GRPC(n.serverOptions(), n.health, grpc.WaitForHandlers(true))
 	n.server.RegisterStorage(n.grpc)
+	n.server.RegisterContract(n.grpc)
 	adminv1.RegisterAdminServiceServer(n.grpc, n.server.Admin())
 	var err error
 	if n.tcp, err = net.Listen("tcp", cfg.GRPCAddr); err != nil {

@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/codes"
 
+	storagenodev1 "github.com/pairdb/pairdb/proto/coordinator/storage/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/server"
 )
@@ -12,7 +13,9 @@ import (
 // atomic adds and no map.
 type requestMetrics struct {
 	write, read, repair, other requestKind
-	collectors                 []prometheus.Collector
+	// coordinated counts writes of existing coordinators by what they did. A dominated one is stale.
+	coordinated [storagev1.Outcome_OUTCOME_SIBLING + 1]prometheus.Counter
+	collectors  []prometheus.Collector
 }
 
 // requestKind is the metrics of one kind of call.
@@ -36,6 +39,16 @@ func newRequestMetrics(labels prometheus.Labels) *requestMetrics {
 	m.read = m.kind(labels, "read", "Reads, batches of them, and pages of keys")
 	m.repair = m.kind(labels, "repair", "Repairs")
 	m.other = m.kind(labels, "other", "Calls of operators and sidecars, and streams")
+	coordinated := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "pairdb_coordinator_writes_total", ConstLabels: labels,
+		Help: "Acknowledged writes and deletes of existing coordinators, by outcome: applied, duplicate, stale (dominated by what was there: nothing changed), sibling (kept beside a concurrent one).",
+	}, []string{"outcome"})
+	for outcome, name := range []string{"", "applied", "duplicate", "stale", "sibling"} {
+		if name != "" {
+			m.coordinated[outcome] = coordinated.WithLabelValues(name)
+		}
+	}
+	m.collectors = append(m.collectors, coordinated)
 	return m
 }
 
@@ -79,10 +92,23 @@ func (m *requestMetrics) observe(c server.Call) {
 	default:
 		k.rejected.Inc()
 	}
+	switch r := c.Response.(type) {
+	case *storagenodev1.WriteResponse:
+		m.countOutcome(r.GetOutcome())
+	case *storagenodev1.DeleteResponse:
+		m.countOutcome(r.GetOutcome())
+	}
 	k.duration.Observe(c.Took.Seconds())
 	if k.bytes != nil && c.Code == codes.OK {
 		k.bytes.Observe(float64(bytes))
 		k.items.Add(float64(items))
+	}
+}
+
+// countOutcome counts a write of a coordinator; one that failed has no outcome.
+func (m *requestMetrics) countOutcome(o storagev1.Outcome) {
+	if o != storagev1.Outcome_OUTCOME_UNSPECIFIED {
+		m.coordinated[o].Inc()
 	}
 }
 
@@ -140,6 +166,29 @@ func (m *requestMetrics) classify(c server.Call) (k *requestKind, bytes, items i
 		}
 		return &m.read, 0, items
 	case *storagev1.RepairRequest:
+		return &m.repair, 0, 1
+	}
+	return m.classifyCoordinated(c)
+}
+
+// classifyCoordinated is classify for the calls of existing coordinators.
+func (m *requestMetrics) classifyCoordinated(c server.Call) (k *requestKind, bytes, items int) {
+	switch r := c.Request.(type) {
+	case *storagenodev1.WriteRequest:
+		return &m.write, len(r.GetValue()), 1
+	case *storagenodev1.DeleteRequest:
+		return &m.write, 0, 1
+	case *storagenodev1.ReadRequest:
+		if resp, ok := c.Response.(*storagenodev1.ReadResponse); ok {
+			bytes = len(resp.GetValue())
+		}
+		return &m.read, bytes, 1
+	case *storagenodev1.GetKeyRangeRequest:
+		if resp, ok := c.Response.(*storagenodev1.GetKeyRangeResponse); ok {
+			items = len(resp.GetKeys())
+		}
+		return &m.read, 0, items
+	case *storagenodev1.RepairRequest:
 		return &m.repair, 0, 1
 	}
 	return &m.other, 0, 0

@@ -2,6 +2,7 @@ package node
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -103,4 +104,13 @@ func (s *state) degraded() []service.Reason {
 		out = append(out, service.Reason{Name: "quarantine", Detail: fmt.Sprintf("%d damaged tables are set aside", s.quarantined)})
 	}
 	return out
+}
+
+// health returns whether the node should get requests, and in words what is not as it should be.
+func (s *state) health(now time.Time) (ready bool, problems []string) {
+	unready := s.notReady(now)
+	for _, r := range append(unready, s.degraded()...) {
+		problems = append(problems, strings.TrimSuffix(r.Name+": "+r.Detail, ": "))
+	}
+	return len(unready) == 0, problems
 }

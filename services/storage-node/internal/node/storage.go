@@ -13,6 +13,7 @@ import (
 	"github.com/pairdb/pairdb/libs/causal"
 	"github.com/pairdb/pairdb/libs/service"
 	"github.com/pairdb/pairdb/libs/vfs"
+	storagenodev1 "github.com/pairdb/pairdb/proto/coordinator/storage/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
 	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
@@ -50,6 +51,7 @@ func (n *Node) runStorage() error {
 	if n.state.enter(server.StateServing, "") {
 		n.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
 		n.health.SetServingStatus(storagev1.StorageService_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)
+		n.health.SetServingStatus(storagenodev1.StorageNodeService_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)
 		n.log.Info("serving", "took", time.Since(start), "actor", s.store.Actor())
 	}
 	watch := time.NewTicker(time.Second)

@@ -1,10 +1,14 @@
 package server
 
 import (
+	"fmt"
+	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/pairdb/pairdb/libs/causal"
+	storagenodev1 "github.com/pairdb/pairdb/proto/coordinator/storage/v1"
 	datav1 "github.com/pairdb/pairdb/proto/pairdb/data/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
@@ -148,4 +152,93 @@ func outcomeToProto(o causal.Outcome) storagev1.Outcome {
 		return storagev1.Outcome_OUTCOME_SIBLING
 	}
 	return storagev1.Outcome_OUTCOME_UNSPECIFIED
+}
+
+// contractClockFromProto sorts a clock of a coordinator and checks what its form can express and ours
+// can't. Entries of 0 say nothing and are left out.
+func contractClockFromProto(v *storagenodev1.VectorClock) (causal.Clock, error) {
+	in := v.GetEntries()
+	if len(in) > causal.MaxClockEntries {
+		return nil, errClock("%d entries, at most %d allowed", len(in), causal.MaxClockEntries)
+	}
+	if len(in) == 0 {
+		return nil, nil
+	}
+	clock := make(causal.Clock, len(in))
+	for i, e := range in {
+		id, counter := e.GetCoordinatorNodeId(), e.GetLogicalTimestamp()
+		if len(id) == 0 || len(id) > causal.MaxNodeIDBytes {
+			return nil, errClock("coordinator_node_id of %d bytes, 1 to %d allowed", len(id), causal.MaxNodeIDBytes)
+		}
+		if counter < 0 {
+			return nil, errClock("logical_timestamp of %q is %d, at least 0 allowed", id, counter)
+		}
+		clock[i] = causal.Entry{Node: id, Counter: uint64(counter)}
+	}
+	slices.SortFunc(clock, func(a, b causal.Entry) int { return strings.Compare(a.Node, b.Node) })
+	for i := 1; i < len(clock); i++ {
+		if clock[i-1].Node == clock[i].Node {
+			return nil, errClock("coordinator_node_id %q stands there twice", clock[i].Node)
+		}
+	}
+	return slices.DeleteFunc(clock, func(e causal.Entry) bool { return e.Counter == 0 }), nil
+}
+
+func errClock(format string, args ...any) error {
+	return &store.Error{Reason: store.ReasonClock, Message: "invalid clock: " + fmt.Sprintf(format, args...)}
+}
+
+// contractClockToProto returns nil for an empty clock. A counter that the contract can't express
+// becomes the largest one: who raises the clock has then seen less than there is, and what it has not
+// seen is kept.
+func contractClockToProto(c causal.Clock) *storagenodev1.VectorClock {
+	if len(c) == 0 {
+		return nil
+	}
+	block := make([]storagenodev1.VectorClockEntry, len(c))
+	entries := make([]*storagenodev1.VectorClockEntry, len(c))
+	for i := range c {
+		block[i].CoordinatorNodeId, block[i].LogicalTimestamp = c[i].Node, int64(min(c[i].Counter, math.MaxInt64))
+		entries[i] = &block[i]
+	}
+	return &storagenodev1.VectorClock{Entries: entries}
+}
+
+// contractSiblingFromProto returns what a repair brings, as the one sibling; the store validates it.
+// The contract does not say when it was written. A value gets no time: the join with the original,
+// which has the same clock and value, then keeps the original's. A tombstone gets the time of the
+// repair, because without one it could be collected before the values that it deletes.
+func contractSiblingFromProto(r *storagenodev1.RepairRequest, now time.Time) ([]causal.Sibling, error) {
+	clock, err := contractClockFromProto(r.GetVectorClock())
+	if err != nil {
+		return nil, err
+	}
+	sibling := causal.Sibling{Clock: clock, Value: r.GetValue(), Tombstone: r.GetIsTombstone()}
+	if sibling.Tombstone {
+		sibling.Timestamp = causal.Timestamp(now)
+	}
+	return []causal.Sibling{sibling}, nil
+}
+
+// contractReadToProto converts the state of a key; values are shared.
+func contractReadToProto(r *store.ReadResult) *storagenodev1.ReadResponse {
+	return &storagenodev1.ReadResponse{
+		Success: true, Found: r.Found, Value: r.Value, VectorClock: contractClockToProto(r.Clock),
+		SiblingCount: uint32(len(r.Siblings)), Siblings: siblingsToProto(r.Siblings),
+	}
+}
+
+// contractEntryToProto converts a record of a stream as a read at the given Unix second would show it;
+// values are shared.
+func contractEntryToProto(tenant string, rec *store.StreamRecord, nowUnix int64) *storagenodev1.KeyValueEntry {
+	v := rec.View(nowUnix)
+	written := v.Timestamp
+	if !v.Found {
+		written = causal.Record{Siblings: rec.Siblings}.MaxTimestamp()
+	}
+	return &storagenodev1.KeyValueEntry{
+		TenantId: tenant, Key: rec.Key, Value: v.Value, VectorClock: contractClockToProto(v.Clock),
+		Timestamp: causal.Time(written).Unix(), IsTombstone: !v.Found,
+		SiblingCount: uint32(len(v.Siblings)), Siblings: siblingsToProto(v.Siblings),
+	}
 }

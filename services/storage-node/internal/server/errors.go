@@ -40,12 +40,14 @@ var (
 	ErrTooManySnapshots = errors.New("too many snapshots")
 
 	errMalformed    = errors.New("malformed request")
+	errIdempotency  = errors.New("invalid idempotency key")
 	errSnapshotName = errors.New("invalid snapshot name")
 	errRange        = errors.New("invalid range")
 	errLimit        = errors.New("limit exceeded")
 	errOverloaded   = errors.New("node is overloaded")
 	errSlowReader   = errors.New("reader of a stream is too slow")
 	errInternal     = errors.New("internal error")
+	errUnavailable  = errors.New("not available")
 )
 
 // row says what a domain error is on the wire.
@@ -111,6 +113,8 @@ var table = []row{
 
 	{err: errMalformed, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_MESSAGE",
 		when: "The message can't be parsed."},
+	{err: errIdempotency, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_IDEMPOTENCY_KEY",
+		when: "The idempotency key has more than 128 bytes, or contains a control character or invalid UTF-8."},
 	{err: errLimit, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_BATCH"},
 	{err: errRange, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_RANGE"},
 	{err: errSnapshotName, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_SNAPSHOT_NAME",
@@ -129,6 +133,8 @@ var table = []row{
 		when: "The node has just started and replays its commit log."},
 	{err: ErrStopping, code: codes.Unavailable, reason: "STOPPING", retry: time.Second,
 		when: "The node is shutting down. A write may have been made."},
+	{err: errUnavailable, code: codes.Unimplemented, reason: "NOT_AVAILABLE",
+		when: "The call of an existing coordinator asks for what this node does not do; nothing was begun."},
 	{err: engine.ErrClosed, code: codes.Unavailable, reason: "STOPPING", retry: time.Second},
 	// No retry here: the process ends, and with it this connection; the client's next one counts.
 	{err: engine.ErrPoisoned, code: codes.Unavailable, reason: "ENGINE_POISONED",

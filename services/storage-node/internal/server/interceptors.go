@@ -23,8 +23,9 @@ type Call struct {
 	// Request and Response are the messages of a unary call; nil for a stream. They must not be
 	// kept.
 	Request, Response any
-	Code              codes.Code
-	Took              time.Duration
+	// Code is also that of an error which travelled in the answer.
+	Code codes.Code
+	Took time.Duration
 }
 
 // guard is what every call passes: in-flight limit, default deadline, panics, the error table, logs
@@ -58,13 +59,27 @@ func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 		defer g.leave()
 		resp, err = g.call(ctx, req, info.FullMethod, handler)
 	}
+	code := codes.OK
 	if err != nil {
-		resp, err = nil, g.answer(ctx, info.FullMethod, err)
+		failed := err
+		resp, err = nil, g.answer(ctx, info.FullMethod, failed)
+		code = status.Code(err)
+		if s, ok := info.Server.(inBand); ok {
+			if answer := s.failure(ctx, info.FullMethod, failed); answer != nil {
+				resp, err = answer, nil
+			}
+		}
 	}
 	if g.observe != nil {
-		g.observe(Call{Method: info.FullMethod, Request: req, Response: resp, Code: status.Code(err), Took: time.Since(start)})
+		g.observe(Call{Method: info.FullMethod, Request: req, Response: resp, Code: code, Took: time.Since(start)})
 	}
 	return resp, err
+}
+
+// inBand is a service whose errors travel in its answers.
+type inBand interface {
+	// failure returns the answer that says what err says, or nil if the client has to get a status.
+	failure(ctx context.Context, method string, err error) any
 }
 
 // call runs a handler under the default deadline; a panic becomes an error.

@@ -60,6 +60,8 @@ type Node struct {
 	Started     time.Time
 	// State returns the phase and what there is to say about it.
 	State func() (State, string)
+	// Health returns whether the node should get requests, and what does not work as it should.
+	Health func() (ready bool, problems []string)
 }
 
 // Backend is what requests need; it exists once the engine is open.

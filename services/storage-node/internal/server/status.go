@@ -39,13 +39,7 @@ func (a adminService) Status(context.Context, *adminv1.StatusRequest) (*adminv1.
 
 func describePressure(resp *adminv1.StatusResponse, state State, m *engine.Metrics) {
 	p := m.Pressure
-	switch {
-	case p.Refuse:
-		resp.WritePressure = "refused"
-	case p.Delay > 0:
-		resp.WritePressure = "delayed"
-	}
-	resp.WritePressureReason = p.Reason
+	resp.WritePressure, resp.WritePressureReason = writePressure(p), p.Reason
 	if p.Refuse && state == StateServing {
 		resp.State, resp.Reason = "read-only", p.Reason
 	}
@@ -53,6 +47,17 @@ func describePressure(resp *adminv1.StatusResponse, state State, m *engine.Metri
 	resp.Disk = &adminv1.Disk{
 		TotalBytes: int64(m.DiskTotalBytes), FreeBytes: int64(m.DiskFreeBytes), ReservedBytes: int64(m.Board.ReservedBytes),
 	}
+}
+
+// writePressure returns the word for what happens to writes.
+func writePressure(p engine.Pressure) string {
+	switch {
+	case p.Refuse:
+		return "refused"
+	case p.Delay > 0:
+		return "delayed"
+	}
+	return "none"
 }
 
 func describeTree(resp *adminv1.StatusResponse, m *engine.Metrics, tables []engine.TableInfo) {

@@ -172,11 +172,11 @@ type sender[M any] struct {
 	limit  time.Duration
 }
 
-// send returns when the transport has taken the message, which it does as far as the reader's window
+// send returns when the transport has taken the messages, which it does as far as the reader's window
 // goes. After it returned errSlowReader the handler must end.
-func (s sender[M]) send(m *M) error {
+func (s sender[M]) send(messages ...*M) error {
 	sent := make(chan error, 1)
-	go func() { sent <- s.stream.Send(m) }() // ends with the stream, at the latest
+	go func() { sent <- s.sendAll(messages) }() // ends with the stream, at the latest
 	timer := time.NewTimer(s.limit)
 	defer timer.Stop()
 	select {
@@ -187,4 +187,13 @@ func (s sender[M]) send(m *M) error {
 	case <-timer.C:
 		return fmt.Errorf("%w: no message was taken for %s; resume after the last one", errSlowReader, s.limit)
 	}
+}
+
+func (s sender[M]) sendAll(messages []*M) error {
+	for _, m := range messages {
+		if err := s.stream.Send(m); err != nil {
+			return err
+		}
+	}
+	return nil
 }

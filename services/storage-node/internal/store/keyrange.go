@@ -32,6 +32,9 @@ type KeyRangePage struct {
 	Keys []KeyEntry
 	// Next is the token of the next page, empty after the last.
 	Next string
+	// Last is where the page ended if there is a next one: the last of Keys, or a later key without a
+	// live value.
+	Last string
 }
 
 const (
@@ -87,7 +90,7 @@ func (s *Store) page(ctx context.Context, it Iter, r *KeyRangeRequest, request [
 	last := ""
 	for ok := it.First(); ok; ok = it.Next() {
 		if len(page.Keys) == r.MaxKeys || size >= maxPageBytes || scanned == maxPageScan {
-			page.Next = position{kind: pageKind, request: request, last: last}.String()
+			page.Next, page.Last = position{kind: pageKind, request: request, last: last}.String(), last
 			return page, nil
 		}
 		if scanned++; scanned%256 == 0 {

@@ -28,6 +28,12 @@ type StreamRecord struct {
 	Siblings []causal.Sibling
 }
 
+// View returns what a Read at the given Unix second would return of the record, but for Buf. Values are
+// shared.
+func (r *StreamRecord) View(nowUnix int64) ReadResult {
+	return view(causal.Record{Siblings: r.Siblings}, nowUnix)
+}
+
 // Chunk is a part of a stream. Its values are valid until the callback returns.
 type Chunk struct {
 	// Records may be empty: then only the cursor has moved, or there is no record at all.
