@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 
+	storagenodev1 "github.com/pairdb/pairdb/proto/coordinator/storage/v1"
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
@@ -31,11 +32,15 @@ type world struct {
 	grpc      *grpc.Server
 	conn      *grpc.ClientConn
 	storage   storagev1.StorageServiceClient
+	contract  storagenodev1.StorageNodeServiceClient
 	admin     adminv1.AdminServiceClient
 
-	mu    sync.Mutex
-	calls []Call
-	phase State
+	mu       sync.Mutex
+	calls    []Call
+	phase    State
+	ready    bool
+	problems []string
+	now      func() time.Time // of the store
 
 	pipelined func(Pipelined)
 	maxWrites int
@@ -44,19 +49,23 @@ type world struct {
 // start starts a server; setup may change it before it serves.
 func start(t *testing.T, setup ...func(*world, *Options)) *world {
 	t.Helper()
-	w := &world{t: t, engine: newFake(), snapshots: &fakeSnapshots{}, phase: StateServing}
-	w.server = New(Node{ID: "n1", Version: "v1", Started: time.Now(), State: func() (State, string) { return w.phase, "why" }})
+	w := &world{t: t, engine: newFake(), snapshots: &fakeSnapshots{}, phase: StateServing, ready: true}
+	w.server = New(Node{
+		ID: "n1", Version: "v1", Started: time.Now(), State: func() (State, string) { return w.phase, "why" },
+		Health: func() (bool, []string) { return w.ready, w.problems },
+	})
 	o := Options{Log: slog.New(slog.DiscardHandler), Timeout: 10 * time.Second, MaxInFlight: 100, Observe: w.observe}
 	for _, f := range setup {
 		f(w, &o)
 	}
-	st, err := store.New(w.engine, store.Options{NodeID: "n1"})
+	st, err := store.New(w.engine, store.Options{NodeID: "n1", Now: w.now})
 	require.NoError(t, err)
 	if w.phase != StateRecovering {
 		w.server.Open(Backend{Store: st, Engine: w.engine, Snapshots: w.snapshots, LocalMode: "auto", Pipelined: w.pipelined, MaxWrites: w.maxWrites})
 	}
 	w.grpc = w.server.GRPC(o, health.NewServer())
 	w.server.RegisterStorage(w.grpc)
+	w.server.RegisterContract(w.grpc)
 	adminv1.RegisterAdminServiceServer(w.grpc, w.server.Admin())
 	listener := bufconn.Listen(256 << 10)
 	served := make(chan error, 1)
@@ -73,6 +82,7 @@ func start(t *testing.T, setup ...func(*world, *Options)) *world {
 		require.NoError(t, <-served)
 	})
 	w.storage, w.admin = storagev1.NewStorageServiceClient(w.conn), adminv1.NewAdminServiceClient(w.conn)
+	w.contract = storagenodev1.NewStorageNodeServiceClient(w.conn)
 	return w
 }
 
