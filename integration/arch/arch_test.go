@@ -90,6 +90,7 @@ var layer = map[string]int{
 	"services/storage-node/internal/inspect":   4,
 	"services/storage-node/internal/store":     4,
 	"services/storage-node/internal/config":    4,
+	"services/storage-node/internal/announce":  5,
 	"services/storage-node/internal/server":    5,
 	"services/storage-node/internal/node":      6,
 	"services/storage-node":                    7,
@@ -218,6 +219,7 @@ func TestProtoTypesStayAtTheEdges(t *testing.T) {
 	// Domain code that speaks proto can't change without the wire.
 	edges := []string{
 		"libs/wire", "libs/client", "services/storage-node/internal/server", "services/storage-node/internal/node",
+		"services/storage-node/internal/announce",
 		"services/compactor/internal/worker", "services/pairctl", "libs/sidecar", "libs/localpod",
 	}
 	for _, p := range load(t) {

@@ -15,6 +15,7 @@ const Prefix = "PAIRDB_"
 // binary checks that its own keys are here.
 var Keys = []string{
 	"PAIRDB_ADDR",                        // pairctl
+	"PAIRDB_ADVERTISE_ADDR",              // storage-node
 	"PAIRDB_BLOCK_BYTES",                 // storage-node
 	"PAIRDB_BLOCK_CACHE_BYTES",           // storage-node
 	"PAIRDB_CLUSTER_ID",                  // storage-node
@@ -22,6 +23,7 @@ var Keys = []string{
 	"PAIRDB_COMPACTION_LOCAL",            // storage-node
 	"PAIRDB_COMPACTOR_OPS_ADDR",          // compactor
 	"PAIRDB_COMPACTOR_SLOTS",             // compactor
+	"PAIRDB_COORDINATOR_ADDR",            // storage-node
 	"PAIRDB_DATA_DIR",                    // storage-node, compactor
 	"PAIRDB_DISK_RESERVE_BYTES",          // storage-node
 	"PAIRDB_FILTER_BITS_PER_KEY",         // storage-node
@@ -49,6 +51,7 @@ var Keys = []string{
 	"PAIRDB_TABLE_BYTES",                 // storage-node
 	"PAIRDB_TENANT",                      // pairctl
 	"PAIRDB_TEST_KILLS",                  // the tests
+	"PAIRDB_VIRTUAL_NODES",               // storage-node
 }
 
 // Known reports whether some binary knows a key.

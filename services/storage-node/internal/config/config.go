@@ -4,8 +4,11 @@ package config
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pairdb/pairdb/libs/service"
@@ -25,6 +28,10 @@ type Config struct {
 	Socket   string `envconfig:"PAIRDB_SOCKET" default:"/run/pairdb/node.sock" unit:"path" desc:"Unix socket for the sidecars of the pod."`
 	// One uid runs everything in a local pod, so the default lets it do everything.
 	SocketUIDs SocketUIDs `envconfig:"PAIRDB_SOCKET_UIDS" optional:"true" unit:"list" desc:"Who may call what on the socket: uid=service+service,… with the services node, compaction, admin, storage or all; when not set, the uid of the node and root may call all."`
+
+	CoordinatorAddr string `envconfig:"PAIRDB_COORDINATOR_ADDR" optional:"true" unit:"address" desc:"Existing coordinator that the node announces itself to once it serves, host:port; when not set, to none."`
+	AdvertiseAddr   string `envconfig:"PAIRDB_ADVERTISE_ADDR" optional:"true" unit:"address" desc:"Where coordinators reach the node, host:port; needed with PAIRDB_COORDINATOR_ADDR."`
+	VirtualNodes    int    `envconfig:"PAIRDB_VIRTUAL_NODES" default:"150" unit:"count" desc:"Places on the coordinator's ring that the node asks for."`
 
 	Sync         string        `envconfig:"PAIRDB_SYNC" default:"group" unit:"word" desc:"When a write is answered: group (on disk), interval (a crash of the machine loses up to PAIRDB_SYNC_INTERVAL), never (it loses what the kernel had not written)."`
 	SyncInterval time.Duration `envconfig:"PAIRDB_SYNC_INTERVAL" default:"100ms" unit:"duration" desc:"Time between syncs of the commit log with PAIRDB_SYNC=interval."`
@@ -93,6 +100,12 @@ func (c *Config) Validate() error {
 	if n := len(c.Socket); n < 1 || n > 103 {
 		p.Addf("PAIRDB_SOCKET", "the path has %d bytes, 1 to 103 fit into a socket address", n)
 	}
+	checkPeer(&p, "PAIRDB_COORDINATOR_ADDR", c.CoordinatorAddr)
+	checkPeer(&p, "PAIRDB_ADVERTISE_ADDR", c.AdvertiseAddr)
+	if c.CoordinatorAddr != "" && c.AdvertiseAddr == "" {
+		p.Addf("PAIRDB_ADVERTISE_ADDR", "not set, and PAIRDB_COORDINATOR_ADDR is: the coordinator has to know where the node is reached")
+	}
+	p.Int("PAIRDB_VIRTUAL_NODES", c.VirtualNodes, 1, 1024)
 	p.OneOf("PAIRDB_SYNC", c.Sync, "group", "interval", "never")
 	p.Duration("PAIRDB_SYNC_INTERVAL", c.SyncInterval, time.Millisecond, time.Minute)
 	p.Bytes("PAIRDB_MEMTABLE_BYTES", c.MemtableBytes, 1<<20, 4<<30)
@@ -111,6 +124,21 @@ func (c *Config) Validate() error {
 	p.Int("PAIRDB_MAX_IN_FLIGHT", c.MaxInFlight, 1, 1<<20)
 	p.Duration("PAIRDB_SHUTDOWN_TIMEOUT", c.ShutdownTimeout, time.Second, time.Hour)
 	return p.Err()
+}
+
+// maxHostBytes is the longest name that DNS has.
+const maxHostBytes = 253
+
+// checkPeer accepts an address at which others can be reached, or none.
+func checkPeer(p *service.Problems, key, addr string) {
+	if addr == "" {
+		return
+	}
+	host, port, err := net.SplitHostPort(addr)
+	n, perr := strconv.ParseUint(port, 10, 16)
+	if err != nil || perr != nil || n == 0 || len(host) < 1 || len(host) > maxHostBytes || strings.ContainsAny(host, " /%") {
+		p.Addf(key, "%q is not an address that others can reach: write host:port", addr)
+	}
 }
 
 // checkName accepts what can be a host name, a metric label and a part of an actor: no slash, which

@@ -19,6 +19,7 @@ import (
 	"github.com/pairdb/pairdb/libs/service"
 	"github.com/pairdb/pairdb/libs/vfs"
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
+	"github.com/pairdb/pairdb/services/storage-node/internal/announce"
 	"github.com/pairdb/pairdb/services/storage-node/internal/config"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
 	"github.com/pairdb/pairdb/services/storage-node/internal/server"
@@ -37,8 +38,9 @@ type Node struct {
 	events  *events
 	state   state
 
-	tcp net.Listener
-	ops *service.Ops
+	tcp      net.Listener
+	ops      *service.Ops
+	announce *announce.Announcer // nil if the node is announced to nobody
 
 	mu       sync.RWMutex  // held to read storage by those who may come while the engine closes
 	storage  *storage      // guarded by mu; nil until the engine is open and when it closes
@@ -72,6 +74,9 @@ func New(cfg *config.Config, rt *service.Runtime, fsys vfs.FS) (*Node, error) {
 	n.server.RegisterStorage(n.grpc)
 	n.server.RegisterContract(n.grpc)
 	adminv1.RegisterAdminServiceServer(n.grpc, n.server.Admin())
+	if err := n.openAnnouncer(rt.Metrics, labels); err != nil {
+		return nil, err
+	}
 	var err error
 	if n.tcp, err = net.Listen("tcp", cfg.GRPCAddr); err != nil {
 		return nil, fmt.Errorf("listen for requests (PAIRDB_GRPC_ADDR): %w", err)
@@ -128,6 +133,9 @@ func (n *Node) Run(ctx context.Context) error {
 	fifth := n.cfg.ShutdownTimeout / 5
 	g := service.NewGroup(n.log)
 	g.Add(service.Stage{Name: "readiness", Stop: n.leave, Limit: time.Second})
+	if n.announce != nil {
+		g.Add(n.announceStage())
+	}
 	g.Add(service.Stage{
 		Name: "grpc", Limit: 2 * fifth,
 		Run:  func() error { return n.grpc.Serve(n.tcp) },

@@ -31,9 +31,11 @@ func TestNodeServesStopsAndComesBack(t *testing.T) {
 	cfg := testConfig(t)
 	w := startNode(t, cfg, realFS()).ready()
 	require.NoError(t, w.put("k", "v"))
-	check, err := healthv1.NewHealthClient(w.conn).Check(t.Context(), &healthv1.HealthCheckRequest{Service: "pairdb.storage.v1.StorageService"})
-	require.NoError(t, err)
-	require.Equal(t, healthv1.HealthCheckResponse_SERVING, check.GetStatus())
+	for _, name := range []string{"", "pairdb.storage.v1.StorageService", "storage.StorageNodeService"} {
+		check, err := healthv1.NewHealthClient(w.conn).Check(t.Context(), &healthv1.HealthCheckRequest{Service: name})
+		require.NoError(t, err)
+		require.Equal(t, healthv1.HealthCheckResponse_SERVING, check.GetStatus())
+	}
 	require.NoError(t, w.end())
 	require.Equal(t, []string{"readiness", "grpc", "socket", "engine", "ops"}, w.log.values("stage stopped", "stage"), "nothing is taken from under those who still need it")
 
@@ -283,6 +285,7 @@ func TestEveryMetricIsExposed(t *testing.T) {
 	}
 	require.Contains(t, text, `pairdb_storage_write_requests_total{node_id="n1",result="success"} 1`)
 	require.Contains(t, text, `pairdb_storage_read_requests_bytes_sum{node_id="n1"} 1`)
+	require.Contains(t, text, `pairdb_coordinator_writes_total{node_id="n1",outcome="stale"} 0`)
 	require.NotContains(t, text, `pairdb_commitlog_appends_total{node_id="n1"} 0`)
 	require.NotContains(t, text, `pairdb_commitlog_segments_total{node_id="n1"} 0`)
 	require.NoError(t, w.end())

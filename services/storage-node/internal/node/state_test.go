@@ -12,6 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
 
+	storagenodev1 "github.com/pairdb/pairdb/proto/coordinator/storage/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
 	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
@@ -54,6 +55,9 @@ func TestProbesByState(t *testing.T) {
 			var s state
 			c.change(&s)
 			notReady, notLive, degraded := names(t, &s, now)
+			ready, problems := s.health(now)
+			require.Equal(t, c.notReady == "", ready)
+			require.Equal(t, notReady+degraded != "", len(problems) > 0, "%v", problems)
 			require.Equal(t, c.notReady, notReady)
 			require.Equal(t, c.notLive, notLive)
 			require.Equal(t, c.degraded, degraded)
@@ -162,6 +166,32 @@ func TestRequestMetricsOfPipelines(t *testing.T) {
 	require.InDelta(t, 1, testutil.ToFloat64(m.read.rejected), 0)
 	require.InDelta(t, 2, testutil.ToFloat64(m.write.items), 0)
 	require.InDelta(t, 1, testutil.ToFloat64(m.write.failed), 0)
+}
+
+// Existing coordinators are clients like others; a write of theirs that changed nothing is counted as
+// what it was, because they are not told.
+func TestRequestMetricsOfCoordinators(t *testing.T) {
+	m := newRequestMetrics(prometheus.Labels{"node_id": "n1"})
+	stale := storagev1.Outcome_OUTCOME_STALE
+	for _, c := range []server.Call{
+		{Request: &storagenodev1.WriteRequest{Value: make([]byte, 5)}, Response: &storagenodev1.WriteResponse{Success: true, Outcome: storagev1.Outcome_OUTCOME_APPLIED}},
+		{Request: &storagenodev1.WriteRequest{}, Response: &storagenodev1.WriteResponse{Success: true, Outcome: stale}},
+		{Request: &storagenodev1.DeleteRequest{}, Response: &storagenodev1.DeleteResponse{Success: true, Outcome: stale}},
+		{Request: &storagenodev1.WriteRequest{}, Response: &storagenodev1.WriteResponse{}, Code: codes.DataLoss}, // in the answer
+		{Request: &storagenodev1.ReadRequest{}, Response: &storagenodev1.ReadResponse{Success: true, Value: make([]byte, 3)}},
+		{Request: &storagenodev1.GetKeyRangeRequest{}, Response: &storagenodev1.GetKeyRangeResponse{Keys: make([]string, 6)}},
+		{Request: &storagenodev1.RepairRequest{}, Response: &storagenodev1.RepairResponse{Success: true}},
+		{Request: &storagenodev1.HealthCheckRequest{}},
+	} {
+		m.observe(c)
+	}
+	require.InDelta(t, 3, testutil.ToFloat64(m.write.success), 0)
+	require.InDelta(t, 1, testutil.ToFloat64(m.write.failed), 0)
+	require.InDelta(t, 7, testutil.ToFloat64(m.read.items), 0)
+	require.InDelta(t, 1, testutil.ToFloat64(m.repair.success), 0)
+	require.InDelta(t, 1, testutil.ToFloat64(m.other.success), 0)
+	require.InDelta(t, 2, testutil.ToFloat64(m.coordinated[stale]), 0)
+	require.InDelta(t, 1, testutil.ToFloat64(m.coordinated[storagev1.Outcome_OUTCOME_APPLIED]), 0)
 }
 
 // BenchmarkObserve is what recording costs a read.
