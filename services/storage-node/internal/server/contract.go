@@ -173,7 +173,8 @@ func (g contractService) StreamKeys(r *storagenodev1.StreamKeysRequest, stream g
 		Tenant: r.GetTenantId(), Start: r.GetKeyRangeStart(), End: r.GetKeyRangeEnd(), IncludeTombstones: true,
 	}, func(c store.Chunk) error {
 		entries := make([]*storagenodev1.KeyValueEntry, 0, len(c.Records))
-		for i := range c.Records {
+		var tooLarge error
+		for i := 0; i < len(c.Records) && tooLarge == nil; i++ {
 			entry := contractEntryToProto(r.GetTenantId(), &c.Records[i], now)
 			size := proto.Size(entry)
 			if size > maxContractBytes && len(entry.Siblings) > 0 {
@@ -181,14 +182,16 @@ func (g contractService) StreamKeys(r *storagenodev1.StreamKeysRequest, stream g
 				size = proto.Size(entry)
 			}
 			if size > maxContractBytes {
-				if err := out.send(entries...); err != nil { // so that the reader knows where the stream ended
-					return err
-				}
-				return errContractAnswer(entry.GetKey(), size)
+				tooLarge = errContractAnswer(entry.GetKey(), size)
+			} else {
+				entries = append(entries, entry)
 			}
-			entries = append(entries, entry)
 		}
-		return out.send(entries...)
+		// What stands before such a record is sent, so that the reader knows how far the stream came.
+		if err := out.send(entries...); err != nil {
+			return err
+		}
+		return tooLarge
 	})
 }
 
