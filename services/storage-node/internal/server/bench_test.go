@@ -16,6 +16,7 @@ import (
 	"google.golang.org/grpc/health"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
+	storagenodev1 "github.com/pairdb/pairdb/proto/coordinator/storage/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 )
@@ -31,6 +32,7 @@ func benchServer(b *testing.B, more ...grpc.ServerOption) *grpc.ClientConn {
 	s.Open(Backend{Store: st, Engine: engine})
 	g := s.GRPC(Options{Log: slog.New(slog.DiscardHandler), Timeout: time.Minute, MaxInFlight: 4096, Observe: func(Call) {}}, health.NewServer(), more...)
 	s.RegisterStorage(g)
+	s.RegisterContract(g)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(b, err)
 	go g.Serve(listener) //nolint:errcheck // ends with Stop
@@ -86,5 +88,26 @@ func BenchmarkUnary(b *testing.B) {
 				})
 			})
 		}
+	}
+}
+
+// BenchmarkContractRead compares the reads of an existing coordinator, of which half are misses, with the
+// same read through StorageService.
+func BenchmarkContractRead(b *testing.B) {
+	conn := benchServer(b)
+	native, contract := storagev1.NewStorageServiceClient(conn), storagenodev1.NewStorageNodeServiceClient(conn)
+	for name, key := range map[string]string{"hit": "k", "miss": "absent"} {
+		b.Run("native/"+name, func(b *testing.B) {
+			inFlight(b, 16, func(ctx context.Context) error {
+				_, err := native.Read(ctx, &storagev1.ReadRequest{Tenant: "t", Key: key})
+				return err
+			})
+		})
+		b.Run("contract/"+name, func(b *testing.B) {
+			inFlight(b, 16, func(ctx context.Context) error {
+				_, err := contract.Read(ctx, &storagenodev1.ReadRequest{TenantId: "t", Key: key})
+				return err
+			})
+		})
 	}
 }
