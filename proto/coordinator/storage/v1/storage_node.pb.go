@@ -104,8 +104,9 @@ func (ErrorCode) EnumDescriptor() ([]byte, []int) {
 // VectorClock is a set of entries with distinct ids; at most 1,000. The order has no meaning on input
 // and is ascending by id on output. One without entries is the same as none.
 type VectorClock struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Entries       []*VectorClockEntry    `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// At most 1,000, no id twice.
+	Entries       []*VectorClockEntry `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -287,13 +288,15 @@ func (x *WriteRequest) GetIdempotencyKey() string {
 }
 
 type WriteResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Success bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True: done. False: the other fields say why not.
+	Success bool `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
 	// Joined clock of everything known of the key after the write.
 	UpdatedVectorClock *VectorClock `protobuf:"bytes,2,opt,name=updated_vector_clock,json=updatedVectorClock,proto3" json:"updated_vector_clock,omitempty"`
 	// In words; empty with success.
-	ErrorMessage string    `protobuf:"bytes,3,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
-	ErrorCode    ErrorCode `protobuf:"varint,4,opt,name=error_code,json=errorCode,proto3,enum=storage.ErrorCode" json:"error_code,omitempty"`
+	ErrorMessage string `protobuf:"bytes,3,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	// The nearest code; 0 with success.
+	ErrorCode ErrorCode `protobuf:"varint,4,opt,name=error_code,json=errorCode,proto3,enum=storage.ErrorCode" json:"error_code,omitempty"`
 	// What success=false means, as pairdb.storage.v1 would say it.
 	Error *v1.ItemError `protobuf:"bytes,100,opt,name=error,proto3" json:"error,omitempty"`
 	// What the write did: a dominated one is STALE.
@@ -386,7 +389,8 @@ func (x *WriteResponse) GetSiblingCount() uint32 {
 type ReadRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As in WriteRequest.
-	TenantId      string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// 1 to 1,024 bytes, as in WriteRequest.
 	Key           string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -437,16 +441,19 @@ func (x *ReadRequest) GetKey() string {
 }
 
 type ReadResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Success bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True: done. False: the other fields say why not.
+	Success bool `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
 	// The winner: the live value with the highest (timestamp, dot, clock, value). Empty for an absent
 	// key.
 	Value []byte `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
 	// Joined clock of all values and tombstones: raised, it supersedes them all. Absent for a key that
 	// this node has never seen.
-	VectorClock  *VectorClock `protobuf:"bytes,3,opt,name=vector_clock,json=vectorClock,proto3" json:"vector_clock,omitempty"`
-	ErrorMessage string       `protobuf:"bytes,4,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
-	ErrorCode    ErrorCode    `protobuf:"varint,5,opt,name=error_code,json=errorCode,proto3,enum=storage.ErrorCode" json:"error_code,omitempty"`
+	VectorClock *VectorClock `protobuf:"bytes,3,opt,name=vector_clock,json=vectorClock,proto3" json:"vector_clock,omitempty"`
+	// In words; empty with success.
+	ErrorMessage string `protobuf:"bytes,4,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	// The nearest code; 0 with success.
+	ErrorCode ErrorCode `protobuf:"varint,5,opt,name=error_code,json=errorCode,proto3,enum=storage.ErrorCode" json:"error_code,omitempty"`
 	// As in WriteResponse.
 	Error *v1.ItemError `protobuf:"bytes,100,opt,name=error,proto3" json:"error,omitempty"`
 	// Entries of siblings, also when they are left out because they do not fit into 4 MiB.
@@ -555,10 +562,13 @@ func (x *ReadResponse) GetFound() bool {
 type DeleteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As in WriteRequest.
-	TenantId       string       `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
-	Key            string       `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	VectorClock    *VectorClock `protobuf:"bytes,3,opt,name=vector_clock,json=vectorClock,proto3" json:"vector_clock,omitempty"`
-	IdempotencyKey string       `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
+	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// 1 to 1,024 bytes, as in WriteRequest.
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// As in WriteRequest.
+	VectorClock *VectorClock `protobuf:"bytes,3,opt,name=vector_clock,json=vectorClock,proto3" json:"vector_clock,omitempty"`
+	// As in WriteRequest.
+	IdempotencyKey string `protobuf:"bytes,4,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -622,15 +632,21 @@ func (x *DeleteRequest) GetIdempotencyKey() string {
 }
 
 type DeleteResponse struct {
-	state              protoimpl.MessageState `protogen:"open.v1"`
-	Success            bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
-	UpdatedVectorClock *VectorClock           `protobuf:"bytes,2,opt,name=updated_vector_clock,json=updatedVectorClock,proto3" json:"updated_vector_clock,omitempty"`
-	ErrorMessage       string                 `protobuf:"bytes,3,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True: done. False: the other fields say why not.
+	Success bool `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
 	// As in WriteResponse.
-	Error         *v1.ItemError `protobuf:"bytes,100,opt,name=error,proto3" json:"error,omitempty"`
-	Outcome       v1.Outcome    `protobuf:"varint,101,opt,name=outcome,proto3,enum=pairdb.storage.v1.Outcome" json:"outcome,omitempty"`
-	SiblingCount  uint32        `protobuf:"varint,102,opt,name=sibling_count,json=siblingCount,proto3" json:"sibling_count,omitempty"`
-	ErrorCode     ErrorCode     `protobuf:"varint,105,opt,name=error_code,json=errorCode,proto3,enum=storage.ErrorCode" json:"error_code,omitempty"`
+	UpdatedVectorClock *VectorClock `protobuf:"bytes,2,opt,name=updated_vector_clock,json=updatedVectorClock,proto3" json:"updated_vector_clock,omitempty"`
+	// In words; empty with success.
+	ErrorMessage string `protobuf:"bytes,3,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	// As in WriteResponse.
+	Error *v1.ItemError `protobuf:"bytes,100,opt,name=error,proto3" json:"error,omitempty"`
+	// As in WriteResponse.
+	Outcome v1.Outcome `protobuf:"varint,101,opt,name=outcome,proto3,enum=pairdb.storage.v1.Outcome" json:"outcome,omitempty"`
+	// Values of the key now, tombstones not counted.
+	SiblingCount uint32 `protobuf:"varint,102,opt,name=sibling_count,json=siblingCount,proto3" json:"sibling_count,omitempty"`
+	// The nearest code; 0 with success.
+	ErrorCode     ErrorCode `protobuf:"varint,105,opt,name=error_code,json=errorCode,proto3,enum=storage.ErrorCode" json:"error_code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -718,8 +734,10 @@ type RepairRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// As in WriteRequest.
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
-	Key      string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
-	Value    []byte `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	// 1 to 1,024 bytes, as in WriteRequest.
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// As in WriteRequest.
+	Value []byte `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
 	// The clock that the value has; required.
 	VectorClock *VectorClock `protobuf:"bytes,4,opt,name=vector_clock,json=vectorClock,proto3" json:"vector_clock,omitempty"`
 	// The value is a deletion; then value is empty.
@@ -794,10 +812,13 @@ func (x *RepairRequest) GetIsTombstone() bool {
 }
 
 type RepairResponse struct {
-	state        protoimpl.MessageState `protogen:"open.v1"`
-	Success      bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
-	ErrorMessage string                 `protobuf:"bytes,2,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
-	ErrorCode    ErrorCode              `protobuf:"varint,3,opt,name=error_code,json=errorCode,proto3,enum=storage.ErrorCode" json:"error_code,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True: done. False: the other fields say why not.
+	Success bool `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	// In words; empty with success.
+	ErrorMessage string `protobuf:"bytes,2,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	// The nearest code; 0 with success.
+	ErrorCode ErrorCode `protobuf:"varint,3,opt,name=error_code,json=errorCode,proto3,enum=storage.ErrorCode" json:"error_code,omitempty"`
 	// As in WriteResponse.
 	Error         *v1.ItemError `protobuf:"bytes,100,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -863,15 +884,19 @@ func (x *RepairResponse) GetError() *v1.ItemError {
 }
 
 type ReplicateDataRequest struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	TenantId string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 256 bytes, as in WriteRequest.
+	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// [start, end) in byte order; an empty end is the end of the tenant.
 	KeyRangeStart string `protobuf:"bytes,2,opt,name=key_range_start,json=keyRangeStart,proto3" json:"key_range_start,omitempty"`
-	KeyRangeEnd   string `protobuf:"bytes,3,opt,name=key_range_end,json=keyRangeEnd,proto3" json:"key_range_end,omitempty"`
+	// Not included; empty: to the end of the tenant.
+	KeyRangeEnd string `protobuf:"bytes,3,opt,name=key_range_end,json=keyRangeEnd,proto3" json:"key_range_end,omitempty"`
 	// Single keys besides.
-	Keys               []string `protobuf:"bytes,4,rep,name=keys,proto3" json:"keys,omitempty"`
-	TargetNodeId       string   `protobuf:"bytes,5,opt,name=target_node_id,json=targetNodeId,proto3" json:"target_node_id,omitempty"`
-	IncludeVectorClock bool     `protobuf:"varint,6,opt,name=include_vector_clock,json=includeVectorClock,proto3" json:"include_vector_clock,omitempty"`
+	Keys []string `protobuf:"bytes,4,rep,name=keys,proto3" json:"keys,omitempty"`
+	// The node that the keys go to.
+	TargetNodeId string `protobuf:"bytes,5,opt,name=target_node_id,json=targetNodeId,proto3" json:"target_node_id,omitempty"`
+	// Send clocks as well.
+	IncludeVectorClock bool `protobuf:"varint,6,opt,name=include_vector_clock,json=includeVectorClock,proto3" json:"include_vector_clock,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
@@ -949,12 +974,15 @@ func (x *ReplicateDataRequest) GetIncludeVectorClock() bool {
 }
 
 type ReplicateDataResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Success bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True: done. False: the other fields say why not.
+	Success bool `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
 	// Acknowledged by the target.
-	KeysReplicated int64     `protobuf:"varint,2,opt,name=keys_replicated,json=keysReplicated,proto3" json:"keys_replicated,omitempty"`
-	ErrorMessage   string    `protobuf:"bytes,3,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
-	ErrorCode      ErrorCode `protobuf:"varint,4,opt,name=error_code,json=errorCode,proto3,enum=storage.ErrorCode" json:"error_code,omitempty"`
+	KeysReplicated int64 `protobuf:"varint,2,opt,name=keys_replicated,json=keysReplicated,proto3" json:"keys_replicated,omitempty"`
+	// In words; empty with success.
+	ErrorMessage string `protobuf:"bytes,3,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	// The nearest code; 0 with success.
+	ErrorCode ErrorCode `protobuf:"varint,4,opt,name=error_code,json=errorCode,proto3,enum=storage.ErrorCode" json:"error_code,omitempty"`
 	// As in WriteResponse.
 	Error         *v1.ItemError `protobuf:"bytes,100,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1032,7 +1060,8 @@ type StreamKeysRequest struct {
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// [start, end) in byte order; an empty end is the end of the tenant.
 	KeyRangeStart string `protobuf:"bytes,2,opt,name=key_range_start,json=keyRangeStart,proto3" json:"key_range_start,omitempty"`
-	KeyRangeEnd   string `protobuf:"bytes,3,opt,name=key_range_end,json=keyRangeEnd,proto3" json:"key_range_end,omitempty"`
+	// Not included; empty: to the end of the tenant.
+	KeyRangeEnd string `protobuf:"bytes,3,opt,name=key_range_end,json=keyRangeEnd,proto3" json:"key_range_end,omitempty"`
 	// How many entries the caller would like at once: 1 to 10,000; 0 is 100. A hint: entries are sent as
 	// fast as they are taken.
 	BatchSize     int32 `protobuf:"varint,4,opt,name=batch_size,json=batchSize,proto3" json:"batch_size,omitempty"`
@@ -1101,9 +1130,11 @@ func (x *StreamKeysRequest) GetBatchSize() int32 {
 // KeyValueEntry is one key. One that does not fit into 4 MiB ends the stream with RESOURCE_EXHAUSTED,
 // reason RESPONSE_TOO_LARGE: leaving it out would look like its absence.
 type KeyValueEntry struct {
-	state    protoimpl.MessageState `protogen:"open.v1"`
-	TenantId string                 `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
-	Key      string                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 256 bytes, as in WriteRequest.
+	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
+	// 1 to 1,024 bytes, as in WriteRequest.
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
 	// The winner, as in ReadResponse; empty for a tombstone.
 	Value []byte `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
 	// Joined clock of all values and tombstones.
@@ -1113,7 +1144,8 @@ type KeyValueEntry struct {
 	// The key is deleted, or its value has expired.
 	IsTombstone bool `protobuf:"varint,6,opt,name=is_tombstone,json=isTombstone,proto3" json:"is_tombstone,omitempty"`
 	// As in ReadResponse.
-	SiblingCount  uint32         `protobuf:"varint,102,opt,name=sibling_count,json=siblingCount,proto3" json:"sibling_count,omitempty"`
+	SiblingCount uint32 `protobuf:"varint,102,opt,name=sibling_count,json=siblingCount,proto3" json:"sibling_count,omitempty"`
+	// As in ReadResponse.
 	Siblings      []*v11.Sibling `protobuf:"bytes,103,rep,name=siblings,proto3" json:"siblings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1211,7 +1243,8 @@ type GetKeyRangeRequest struct {
 	TenantId string `protobuf:"bytes,1,opt,name=tenant_id,json=tenantId,proto3" json:"tenant_id,omitempty"`
 	// [start, end) in byte order; an empty end is the end of the tenant.
 	KeyRangeStart string `protobuf:"bytes,2,opt,name=key_range_start,json=keyRangeStart,proto3" json:"key_range_start,omitempty"`
-	KeyRangeEnd   string `protobuf:"bytes,3,opt,name=key_range_end,json=keyRangeEnd,proto3" json:"key_range_end,omitempty"`
+	// Not included; empty: to the end of the tenant.
+	KeyRangeEnd string `protobuf:"bytes,3,opt,name=key_range_end,json=keyRangeEnd,proto3" json:"key_range_end,omitempty"`
 	// Keys a page: 1 to 10,000; 0 is 1,000.
 	MaxKeys       int32 `protobuf:"varint,4,opt,name=max_keys,json=maxKeys,proto3" json:"max_keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1280,8 +1313,9 @@ type GetKeyRangeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// At most max_keys, and fewer when the node has looked at enough: has_more decides, also for an
 	// empty page.
-	Keys    []string `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
-	HasMore bool     `protobuf:"varint,2,opt,name=has_more,json=hasMore,proto3" json:"has_more,omitempty"`
+	Keys []string `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	// There may be more keys behind these.
+	HasMore bool `protobuf:"varint,2,opt,name=has_more,json=hasMore,proto3" json:"has_more,omitempty"`
 	// The key_range_start of the next page, which begins with this key if it has a value then; empty
 	// after the last page.
 	NextKey       string `protobuf:"bytes,3,opt,name=next_key,json=nextKey,proto3" json:"next_key,omitempty"`
@@ -1395,12 +1429,15 @@ func (x *DrainNodeRequest) GetTimeoutSeconds() int32 {
 }
 
 type DrainNodeResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Success bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True: done. False: the other fields say why not.
+	Success bool `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
 	// "draining", "drained" or "failed".
-	Status       string    `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
-	ErrorMessage string    `protobuf:"bytes,3,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
-	ErrorCode    ErrorCode `protobuf:"varint,4,opt,name=error_code,json=errorCode,proto3,enum=storage.ErrorCode" json:"error_code,omitempty"`
+	Status string `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	// In words; empty with success.
+	ErrorMessage string `protobuf:"bytes,3,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	// The nearest code; 0 with success.
+	ErrorCode ErrorCode `protobuf:"varint,4,opt,name=error_code,json=errorCode,proto3,enum=storage.ErrorCode" json:"error_code,omitempty"`
 	// As in WriteResponse.
 	Error         *v1.ItemError `protobuf:"bytes,100,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1473,12 +1510,16 @@ func (x *DrainNodeResponse) GetError() *v1.ItemError {
 }
 
 type StartStreamingRequest struct {
-	state        protoimpl.MessageState `protogen:"open.v1"`
-	SourceNodeId string                 `protobuf:"bytes,1,opt,name=source_node_id,json=sourceNodeId,proto3" json:"source_node_id,omitempty"`
-	TargetNodeId string                 `protobuf:"bytes,2,opt,name=target_node_id,json=targetNodeId,proto3" json:"target_node_id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that the keys come from: this one.
+	SourceNodeId string `protobuf:"bytes,1,opt,name=source_node_id,json=sourceNodeId,proto3" json:"source_node_id,omitempty"`
+	// The node that the keys go to.
+	TargetNodeId string `protobuf:"bytes,2,opt,name=target_node_id,json=targetNodeId,proto3" json:"target_node_id,omitempty"`
 	// Where the target serves this contract.
-	TargetHost    string      `protobuf:"bytes,3,opt,name=target_host,json=targetHost,proto3" json:"target_host,omitempty"`
-	TargetPort    int32       `protobuf:"varint,4,opt,name=target_port,json=targetPort,proto3" json:"target_port,omitempty"`
+	TargetHost string `protobuf:"bytes,3,opt,name=target_host,json=targetHost,proto3" json:"target_host,omitempty"`
+	// 1 to 65,535.
+	TargetPort int32 `protobuf:"varint,4,opt,name=target_port,json=targetPort,proto3" json:"target_port,omitempty"`
+	// Ranges of tokens to move; none: nothing.
 	KeyRanges     []*KeyRange `protobuf:"bytes,5,rep,name=key_ranges,json=keyRanges,proto3" json:"key_ranges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1552,9 +1593,11 @@ func (x *StartStreamingRequest) GetKeyRanges() []*KeyRange {
 // KeyRange is a range of 64-bit tokens, both ends included. It wraps when start > end; start == end is
 // the whole ring.
 type KeyRange struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	StartHash     uint64                 `protobuf:"varint,1,opt,name=start_hash,json=startHash,proto3" json:"start_hash,omitempty"`
-	EndHash       uint64                 `protobuf:"varint,2,opt,name=end_hash,json=endHash,proto3" json:"end_hash,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Included.
+	StartHash uint64 `protobuf:"varint,1,opt,name=start_hash,json=startHash,proto3" json:"start_hash,omitempty"`
+	// Included.
+	EndHash       uint64 `protobuf:"varint,2,opt,name=end_hash,json=endHash,proto3" json:"end_hash,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1604,9 +1647,11 @@ func (x *KeyRange) GetEndHash() uint64 {
 }
 
 type StartStreamingResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Success bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
-	Message string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True: done. False: the other fields say why not.
+	Success bool `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	// In words.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	// As in WriteResponse.
 	Error         *v1.ItemError `protobuf:"bytes,100,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1665,9 +1710,11 @@ func (x *StartStreamingResponse) GetError() *v1.ItemError {
 }
 
 type StopStreamingRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SourceNodeId  string                 `protobuf:"bytes,1,opt,name=source_node_id,json=sourceNodeId,proto3" json:"source_node_id,omitempty"`
-	TargetNodeId  string                 `protobuf:"bytes,2,opt,name=target_node_id,json=targetNodeId,proto3" json:"target_node_id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that the keys come from: this one.
+	SourceNodeId string `protobuf:"bytes,1,opt,name=source_node_id,json=sourceNodeId,proto3" json:"source_node_id,omitempty"`
+	// The node that the keys go to.
+	TargetNodeId  string `protobuf:"bytes,2,opt,name=target_node_id,json=targetNodeId,proto3" json:"target_node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1717,9 +1764,11 @@ func (x *StopStreamingRequest) GetTargetNodeId() string {
 }
 
 type StopStreamingResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Success bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
-	Message string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True: done. False: the other fields say why not.
+	Success bool `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	// In words.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	// As in WriteResponse.
 	Error         *v1.ItemError `protobuf:"bytes,100,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1778,9 +1827,11 @@ func (x *StopStreamingResponse) GetError() *v1.ItemError {
 }
 
 type NotifyStreamingCompleteRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SourceNodeId  string                 `protobuf:"bytes,1,opt,name=source_node_id,json=sourceNodeId,proto3" json:"source_node_id,omitempty"`
-	TargetNodeId  string                 `protobuf:"bytes,2,opt,name=target_node_id,json=targetNodeId,proto3" json:"target_node_id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that the keys come from: this one.
+	SourceNodeId string `protobuf:"bytes,1,opt,name=source_node_id,json=sourceNodeId,proto3" json:"source_node_id,omitempty"`
+	// The node that the keys go to.
+	TargetNodeId  string `protobuf:"bytes,2,opt,name=target_node_id,json=targetNodeId,proto3" json:"target_node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1830,9 +1881,11 @@ func (x *NotifyStreamingCompleteRequest) GetTargetNodeId() string {
 }
 
 type NotifyStreamingCompleteResponse struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Success bool                   `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
-	Message string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// True: done. False: the other fields say why not.
+	Success bool `protobuf:"varint,1,opt,name=success,proto3" json:"success,omitempty"`
+	// In words.
+	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
 	// As in WriteResponse.
 	Error         *v1.ItemError `protobuf:"bytes,100,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -1891,9 +1944,11 @@ func (x *NotifyStreamingCompleteResponse) GetError() *v1.ItemError {
 }
 
 type GetStreamStatusRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SourceNodeId  string                 `protobuf:"bytes,1,opt,name=source_node_id,json=sourceNodeId,proto3" json:"source_node_id,omitempty"`
-	TargetNodeId  string                 `protobuf:"bytes,2,opt,name=target_node_id,json=targetNodeId,proto3" json:"target_node_id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The node that the keys come from: this one.
+	SourceNodeId string `protobuf:"bytes,1,opt,name=source_node_id,json=sourceNodeId,proto3" json:"source_node_id,omitempty"`
+	// The node that the keys go to.
+	TargetNodeId  string `protobuf:"bytes,2,opt,name=target_node_id,json=targetNodeId,proto3" json:"target_node_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1947,11 +2002,15 @@ type GetStreamStatusResponse struct {
 	// A stream to the target is under way.
 	Active bool `protobuf:"varint,1,opt,name=active,proto3" json:"active,omitempty"`
 	// "copying", "streaming", "syncing" or "completed"; "unknown" when there is no such stream.
-	State         string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
-	KeysCopied    int64  `protobuf:"varint,3,opt,name=keys_copied,json=keysCopied,proto3" json:"keys_copied,omitempty"`
-	KeysStreamed  int64  `protobuf:"varint,4,opt,name=keys_streamed,json=keysStreamed,proto3" json:"keys_streamed,omitempty"`
-	BytesCopied   int64  `protobuf:"varint,5,opt,name=bytes_copied,json=bytesCopied,proto3" json:"bytes_copied,omitempty"`
-	BytesStreamed int64  `protobuf:"varint,6,opt,name=bytes_streamed,json=bytesStreamed,proto3" json:"bytes_streamed,omitempty"`
+	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	// Keys of the snapshot that the target has acknowledged.
+	KeysCopied int64 `protobuf:"varint,3,opt,name=keys_copied,json=keysCopied,proto3" json:"keys_copied,omitempty"`
+	// Later changes that it has acknowledged.
+	KeysStreamed int64 `protobuf:"varint,4,opt,name=keys_streamed,json=keysStreamed,proto3" json:"keys_streamed,omitempty"`
+	// Of these keys, with values.
+	BytesCopied int64 `protobuf:"varint,5,opt,name=bytes_copied,json=bytesCopied,proto3" json:"bytes_copied,omitempty"`
+	// Of these changes, with values.
+	BytesStreamed int64 `protobuf:"varint,6,opt,name=bytes_streamed,json=bytesStreamed,proto3" json:"bytes_streamed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
