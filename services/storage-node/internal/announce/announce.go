@@ -138,7 +138,7 @@ func (a *Announcer) add(ctx context.Context) (*coordinatorv1.AddStorageNodeRespo
 	case err != nil:
 		return nil, fmt.Errorf("add this node: %w", err)
 	case !resp.GetSuccess():
-		return nil, fmt.Errorf("add this node: the coordinator refused: %s", cmp.Or(resp.GetErrorMessage(), resp.GetMessage()))
+		return nil, fmt.Errorf("add this node: the coordinator refused: %.200s", cmp.Or(resp.GetErrorMessage(), resp.GetMessage()))
 	}
 	return resp, nil
 }

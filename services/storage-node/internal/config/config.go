@@ -105,7 +105,7 @@ func (c *Config) Validate() error {
 	if c.CoordinatorAddr != "" && c.AdvertiseAddr == "" {
 		p.Addf("PAIRDB_ADVERTISE_ADDR", "not set, and PAIRDB_COORDINATOR_ADDR is: the coordinator has to know where the node is reached")
 	}
-	p.Int("PAIRDB_VIRTUAL_NODES", c.VirtualNodes, 1, 1024)
+	p.Int("PAIRDB_VIRTUAL_NODES", c.VirtualNodes, 1, 256)
 	p.OneOf("PAIRDB_SYNC", c.Sync, "group", "interval", "never")
 	p.Duration("PAIRDB_SYNC_INTERVAL", c.SyncInterval, time.Millisecond, time.Minute)
 	p.Bytes("PAIRDB_MEMTABLE_BYTES", c.MemtableBytes, 1<<20, 4<<30)

@@ -30,7 +30,7 @@ func TestEveryLimitIsCheckedOnBothSides(t *testing.T) {
 		{"PAIRDB_SOCKET_UIDS", []string{"", "1002=compaction+node", "0=all,7=admin"}, []string{"1002", "x=all", "1=", "1=root", "1=all,1=all", "-1=all", "4294967296=all", strings.Repeat("1=all,", 65)}},
 		{"PAIRDB_ADVERTISE_ADDR", []string{"", "node-0.pods:8080", "10.0.0.1:65535", "[::1]:1"}, []string{"node-0", ":8080", "node-0:0", "node-0:65536", "a b:1", strings.Repeat("h", 254) + ":1"}},
 		{"PAIRDB_COORDINATOR_ADDR", []string{""}, []string{"coordinator", ":50051", "coordinator:0", "coordinator:50051"}},
-		{"PAIRDB_VIRTUAL_NODES", []string{"1", "1024"}, []string{"0", "1025", "-1", ""}},
+		{"PAIRDB_VIRTUAL_NODES", []string{"1", "256"}, []string{"0", "257", "-1", ""}},
 		{"PAIRDB_SYNC", []string{"group", "interval", "never"}, []string{"", "always", "Group"}},
 		{"PAIRDB_SYNC_INTERVAL", []string{"1ms", "1m"}, []string{"999us", "61s", "100", ""}},
 		{"PAIRDB_MEMTABLE_BYTES", []string{"1MiB", "4GiB"}, []string{"", "0", "1048575", "4294967297", "-1"}},

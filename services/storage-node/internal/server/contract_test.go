@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"pgregory.net/rapid"
 
 	"github.com/pairdb/pairdb/libs/causal"
 	"github.com/pairdb/pairdb/libs/ikey"
@@ -864,4 +865,36 @@ func TestContractStreamGivesUpASlowReader(t *testing.T) {
 		_, err = stream.Recv()
 	}
 	require.Equal(t, "SLOW_READER", refused(t, err).reason)
+}
+
+// Whatever a coordinator sends as a clock is refused, or means the same afterwards: as many writes of
+// each coordinator, in the form that the store compares.
+func TestContractClocksAreRefusedOrMeanTheSame(t *testing.T) {
+	id := rapid.SampledFrom([]string{"", "a", "b", "c", "ä", strings.Repeat("x", 128), strings.Repeat("x", 129)})
+	counter := rapid.OneOf(rapid.Int64Range(-1, 3), rapid.Just(int64(math.MaxInt64)), rapid.Just(int64(math.MinInt64)))
+	rapid.Check(t, func(t *rapid.T) {
+		in, want, good := &storagenodev1.VectorClock{}, map[string]int64{}, true
+		for range rapid.IntRange(0, 5).Draw(t, "entries") {
+			e := &storagenodev1.VectorClockEntry{CoordinatorNodeId: id.Draw(t, "id"), LogicalTimestamp: counter.Draw(t, "counter")}
+			in.Entries = append(in.Entries, e)
+			_, twice := want[e.GetCoordinatorNodeId()]
+			good = good && !twice && e.GetLogicalTimestamp() >= 0 && len(e.GetCoordinatorNodeId()) >= 1 && len(e.GetCoordinatorNodeId()) <= 128
+			want[e.GetCoordinatorNodeId()] = e.GetLogicalTimestamp()
+		}
+		clock, err := contractClockFromProto(in)
+		if !good {
+			require.Equal(t, store.ReasonClock, store.ReasonOf(err))
+			return
+		}
+		require.NoError(t, err)
+		require.NoError(t, clock.Validate())
+		out := contractClockToProto(clock)
+		for _, e := range out.GetEntries() {
+			require.Equal(t, want[e.GetCoordinatorNodeId()], e.GetLogicalTimestamp())
+			delete(want, e.GetCoordinatorNodeId())
+		}
+		for name, n := range want {
+			require.Zero(t, n, "entry %q is lost", name)
+		}
+	})
 }
