@@ -95,7 +95,7 @@ var table = []row{
 	{store: store.ReasonTooManySiblings, code: codes.ResourceExhausted,
 		when: "The key has 64 concurrent values, or more than can be stored together. Read it, merge them, and write the result with the clock of the read as context. The siblings are a detail of type `pairdb.data.v1.Record` if they fit into 4 KiB."},
 	{store: store.ReasonResponseTooLarge, code: codes.ResourceExhausted,
-		when: "The answers before this one of a batch have 16 MiB: read it again in a batch of its own."},
+		when: "The answers before this one of a batch have 16 MiB: read it again in a batch of its own. From `storage.StorageNodeService`: the key does not fit into the 4 MiB of that contract."},
 	{store: store.ReasonOverloaded, code: codes.ResourceExhausted, retry: 50 * time.Millisecond,
 		when: "The node works on as many requests as it may, or its compactions are behind, or a key was changed by others again and again."},
 	{store: store.ReasonCorruptedData, code: codes.DataLoss,
@@ -112,7 +112,7 @@ var table = []row{
 		when: "The deadline passed. A write may have been made."},
 
 	{err: errMalformed, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_MESSAGE",
-		when: "The message can't be parsed."},
+		when: "The message can't be parsed, or has more than the 4 MiB of `storage.StorageNodeService`."},
 	{err: errIdempotency, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_IDEMPOTENCY_KEY",
 		when: "The idempotency key has more than 128 bytes, or contains a control character or invalid UTF-8."},
 	{err: errLimit, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_BATCH"},
