@@ -216,6 +216,24 @@ func TestContractRepairDoesNotChangeTheTimeOfAValue(t *testing.T) {
 	require.True(t, proto.Equal(native, again))
 }
 
+// A value that the node coordinated has a dot, which the contract can't express: repaired, it stands there
+// twice. It must be the same value for every reader, and go with the next write.
+func TestContractRepairOfANodesOwnWriteIsHarmless(t *testing.T) {
+	w := start(t)
+	w.put("k", "native")
+	clock := w.contractRead("k").GetVectorClock()
+	resp, err := w.contract.Repair(t.Context(), &storagenodev1.RepairRequest{TenantId: "t", Key: "k", Value: []byte("native"), VectorClock: clock})
+	require.NoError(t, err)
+	require.True(t, resp.GetSuccess())
+	read := w.contractRead("k")
+	require.Equal(t, "native", string(read.GetValue()))
+	require.EqualValues(t, 2, read.GetSiblingCount())
+	require.Equal(t, clockText(clock), clockText(read.GetVectorClock()))
+	clock.Entries = append(clock.Entries, vc("c1", 1).Entries...)
+	require.Equal(t, storagev1.Outcome_OUTCOME_APPLIED, w.coordinate("k", "next", clock).GetOutcome())
+	require.Zero(t, w.contractRead("k").GetSiblingCount())
+}
+
 // Each limit is crossed from both sides; what is refused must change nothing, and say so in the answer.
 func TestContractLimitsHaveTwoSides(t *testing.T) {
 	w := start(t)
