@@ -126,8 +126,14 @@ type writeOptions struct {
 	ttl            time.Duration
 }
 
-// WithContext makes the write supersede what the read that returned c has seen.
-func WithContext(c Clock) WriteOption { return func(o *writeOptions) { o.context = c } }
+// WithContext makes the write supersede what the read that returned c has seen, and nothing else: for
+// the nil clock of a key that was not there, nothing.
+func WithContext(c Clock) WriteOption {
+	if c == nil {
+		c = &datav1.VectorClock{}
+	}
+	return func(o *writeOptions) { o.context = c }
+}
 
 // WithClock sends the clock of the write itself; for coordinators.
 func WithClock(c Clock) WriteOption { return func(o *writeOptions) { o.clock = c } }

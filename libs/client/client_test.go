@@ -164,3 +164,21 @@ func TestScanResumesABrokenStreamWithoutGapOrRepeat(t *testing.T) {
 	}
 	require.Equal(t, keys, got)
 }
+
+func TestContextOfAnAbsentKeySupersedesNothing(t *testing.T) {
+	// Two clients that find no value and both write: sent without a context, the second write would
+	// supersede the first, which it has never seen.
+	var sent *storagev1.WriteRequest
+	n := &node{write: func(r *storagev1.WriteRequest) (*storagev1.WriteResponse, error) {
+		sent = r
+		return &storagev1.WriteResponse{}, nil
+	}}
+	c := dial(t, n, client.Options{})
+	_, err := c.Put(t.Context(), "k", nil, client.WithContext(nil))
+	require.NoError(t, err)
+	require.NotNil(t, sent.GetContext(), "an empty context, not none")
+	require.Empty(t, sent.GetContext().GetEntries())
+	_, err = c.Put(t.Context(), "k", nil)
+	require.NoError(t, err)
+	require.Nil(t, sent.GetCausality())
+}
