@@ -11,7 +11,6 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -47,17 +46,14 @@ func (n *node) StreamKeys(r *storagev1.StreamKeysRequest, s grpc.ServerStreaming
 	return n.stream(r, s)
 }
 
-func dial(t *testing.T, n *node, o client.Options) *client.Client {
+func dial(t *testing.T, n storagev1.StorageServiceServer, o client.Options) *client.Client {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
 	s := grpc.NewServer()
 	storagev1.RegisterStorageServiceServer(s, n)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
-	o.DialOptions = []grpc.DialOption{
-		grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return l.Dial() }),
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-	}
+	o.DialOptions = append(o.DialOptions, grpc.WithContextDialer(func(context.Context, string) (net.Conn, error) { return l.Dial() }))
 	c, err := client.New("passthrough:///node", o)
 	require.NoError(t, err)
 	t.Cleanup(func() {
@@ -181,4 +177,24 @@ func TestContextOfAnAbsentKeySupersedesNothing(t *testing.T) {
 	_, err = c.Put(t.Context(), "k", nil)
 	require.NoError(t, err)
 	require.Nil(t, sent.GetCausality())
+}
+
+func TestLifetimeIsNeverRoundedToForEver(t *testing.T) {
+	// A lifetime that was computed and is over by a little must not become a value that never expires.
+	var sent []int64
+	n := &node{write: func(r *storagev1.WriteRequest) (*storagev1.WriteResponse, error) {
+		sent = append(sent, r.TtlSeconds)
+		return &storagev1.WriteResponse{}, nil
+	}}
+	c := dial(t, n, client.Options{})
+	for _, d := range []time.Duration{0, 1, time.Second, time.Second + 1} {
+		_, err := c.Put(t.Context(), "k", nil, client.WithTTL(d))
+		require.NoError(t, err)
+	}
+	require.Equal(t, []int64{0, 1, 1, 2}, sent)
+	for _, d := range []time.Duration{-1, -time.Second} {
+		_, err := c.Put(t.Context(), "k", nil, client.WithTTL(d))
+		require.Equal(t, codes.InvalidArgument, client.Code(err))
+	}
+	require.Len(t, sent, 4, "nothing was sent")
 }

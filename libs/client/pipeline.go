@@ -7,10 +7,8 @@ import (
 	"io"
 	"runtime"
 	"sync"
-	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -67,6 +65,8 @@ type operation interface {
 	// answer takes the encoded fields of a result: its number and its bytes.
 	answer(field protowire.Number, b []byte)
 	fail(err error)
+	// lost says that the stream ended with e before the answer came.
+	lost(e Error)
 }
 
 // Future is an answer that may not be there yet.
@@ -104,6 +104,11 @@ func (f *Future[T]) fail(err error) {
 	close(f.done)
 }
 
+func (f *Future[T]) lost(e Error) {
+	e.MaybeApplied = f.field == resultWrite
+	f.fail(&e)
+}
+
 func (f *Future[T]) answer(field protowire.Number, b []byte) {
 	switch field {
 	case f.field:
@@ -120,7 +125,7 @@ func (f *Future[T]) answer(field protowire.Number, b []byte) {
 			f.fail(err)
 			return
 		}
-		f.fail(itemError(-1, &e))
+		f.fail(itemError(-1, f.field == resultWrite, &e))
 	default:
 		f.fail(errors.New("the node answered another operation"))
 	}
@@ -131,8 +136,9 @@ const (
 	requestTenant, requestOps             = 1, 2
 	opTag, opKey, opRead, opPut, opDelete = 1, 2, 3, 4, 5
 	putValue, putTTL                      = 1, 4
-	putClock, putContext                  = 2, 3
+	putClock, putContext, putCondition    = 2, 3, 5
 	deleteClock, deleteContext            = 1, 2
+	deleteCondition                       = 3
 	responseResults                       = 1
 	resultTag, resultRead, resultWrite    = 1, 2, 3
 	resultError                           = 4
@@ -146,7 +152,7 @@ func (c *Client) Pipeline(ctx context.Context) (*Pipeline, error) {
 	stream, err := c.conn.NewStream(ctx, desc, storagev1.StorageService_Pipeline_FullMethodName, grpc.ForceCodecV2(pipelineCodec{}))
 	if err != nil {
 		cancel()
-		return nil, fmt.Errorf("pipeline: %w", err)
+		return nil, fmt.Errorf("pipeline: %w", asError(err))
 	}
 	p := &Pipeline{stream: stream, cancel: cancel, done: make(chan struct{}), tenant: c.options.Tenant}
 	p.work.L, p.room.L = &p.mu, &p.mu
@@ -169,7 +175,7 @@ func (p *Pipeline) Get(key string) *Future[Value] {
 // Put begins to store a value; it is copied.
 func (p *Pipeline) Put(key string, value []byte, opts ...WriteOption) *Future[Result] {
 	f := &Future[Result]{what: "put", key: key, done: make(chan struct{}), field: resultWrite, decode: decodeResult}
-	o := apply(opts)
+	o := applyItem(opts)
 	p.begin(f, key, opPut, value, &o)
 	return f
 }
@@ -177,7 +183,7 @@ func (p *Pipeline) Put(key string, value []byte, opts ...WriteOption) *Future[Re
 // Delete begins to store a tombstone.
 func (p *Pipeline) Delete(key string, opts ...WriteOption) *Future[Result] {
 	f := &Future[Result]{what: "delete", key: key, done: make(chan struct{}), field: resultWrite, decode: decodeResult}
-	o := apply(opts)
+	o := applyItem(opts).noTTL()
 	p.begin(f, key, opDelete, nil, &o)
 	return f
 }
@@ -201,7 +207,7 @@ func (p *Pipeline) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil && !errors.Is(p.err, io.EOF) {
-		return fmt.Errorf("pipeline: %w", p.err)
+		return fmt.Errorf("pipeline: %w", asError(p.err))
 	}
 	return nil
 }
@@ -222,6 +228,8 @@ func (p *Pipeline) begin(op operation, key string, kind protowire.Number, value 
 		p.mu.Unlock()
 		if err == nil || errors.Is(err, io.EOF) {
 			err = ErrPipelineClosed
+		} else {
+			err = asError(err)
 		}
 		op.fail(err)
 		return
@@ -262,27 +270,36 @@ func (p *Pipeline) sendOne() {
 	}
 }
 
-// opBody returns the rare fields of an operation: causality and lifetime.
+// opBody returns the rare fields of an operation: causality, condition and lifetime.
 func opBody(kind protowire.Number, o *writeOptions) (body []byte, err error) {
-	clock, context := protowire.Number(putClock), protowire.Number(putContext)
+	if err := o.check(); err != nil {
+		return nil, err
+	}
+	clock, context, condition := protowire.Number(putClock), protowire.Number(putContext), protowire.Number(putCondition)
 	if kind == opDelete {
-		clock, context = deleteClock, deleteContext
+		clock, context, condition = deleteClock, deleteContext, deleteCondition
 	}
-	number, c := clock, o.clock
-	if c == nil {
-		number, c = context, o.context
+	switch {
+	case o.clock != nil:
+		body, err = appendMessage(body, clock, o.clock)
+	case o.context != nil:
+		body, err = appendMessage(body, context, o.context)
 	}
-	if c != nil {
-		b, err := proto.Marshal(c)
-		if err != nil {
-			return nil, err
-		}
-		body = protowire.AppendBytes(protowire.AppendTag(body, number, protowire.BytesType), b)
+	if err == nil && o.condition != nil {
+		body, err = appendMessage(body, condition, o.condition)
+	}
+	if err != nil {
+		return nil, err
 	}
 	if ttl := o.ttlSeconds(); ttl != 0 && kind == opPut {
 		body = protowire.AppendVarint(protowire.AppendTag(body, putTTL, protowire.VarintType), uint64(ttl))
 	}
 	return body, nil
+}
+
+func appendMessage(b []byte, number protowire.Number, m proto.Message) ([]byte, error) {
+	field, err := proto.Marshal(m)
+	return protowire.AppendBytes(protowire.AppendTag(b, number, protowire.BytesType), field), err
 }
 
 // encode appends an operation to the last message, or to a new one. mu is held.
@@ -364,9 +381,10 @@ func (p *Pipeline) end(err error) {
 	if errors.Is(err, io.EOF) {
 		err = errors.New("the node ended the pipeline without an answer")
 	}
+	e := asError(err)
 	for _, op := range lost {
 		if op != nil {
-			op.fail(err)
+			op.lost(*e)
 		}
 	}
 }
@@ -432,11 +450,4 @@ func (p *Pipeline) deliverOne(b []byte) error {
 	}
 	op.answer(field, answer)
 	return nil
-}
-
-func itemError(index int, e *storagev1.ItemError) *ItemError {
-	return &ItemError{
-		Index: index, Code: codes.Code(e.Code), Reason: e.Reason, Message: e.Message,
-		RetryAfter: time.Duration(e.RetryAfterMs) * time.Millisecond,
-	}
 }
