@@ -49,7 +49,7 @@ func (n *node) StreamKeys(r *storagev1.StreamKeysRequest, s grpc.ServerStreaming
 func dial(t *testing.T, n storagev1.StorageServiceServer, o client.Options) *client.Client {
 	t.Helper()
 	l := bufconn.Listen(1 << 20)
-	s := grpc.NewServer()
+	s := grpc.NewServer(grpc.MaxRecvMsgSize(client.MaxMessageBytes)) // as the node has it
 	storagev1.RegisterStorageServiceServer(s, n)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()

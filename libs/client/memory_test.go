@@ -45,6 +45,8 @@ type reply struct {
 	response *storagev1.WriteResponse
 }
 
+var closed = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
 func newMemoryNode() *memoryNode {
 	none := func(string) error { return nil }
 	return &memoryNode{before: none, after: none, keys: map[string][]*datav1.Sibling{}, replies: map[string]reply{}, changed: make(chan struct{})}
@@ -289,8 +291,13 @@ func (m *memoryNode) Watch(r *storagev1.WatchRequest, s grpc.ServerStreamingServ
 		m.mu.Lock()
 		msg, changed := &storagev1.WatchResponse{Sequence: m.counter}, m.changed
 		for _, c := range m.changes {
-			if c.Sequence > after && inRange(c.GetRecord().GetKey(), r.Range) {
-				msg.Changes = append(msg.Changes, c)
+			if c.Sequence <= after || !inRange(c.GetRecord().GetKey(), r.Range) {
+				continue
+			}
+			if msg.Changes = append(msg.Changes, c); len(msg.Changes) == 2 { // there are many messages this way
+				msg.Sequence = c.Sequence
+				changed = closed
+				break
 			}
 		}
 		m.mu.Unlock()

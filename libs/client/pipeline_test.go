@@ -131,9 +131,9 @@ func TestPipelineSendsWhatThePutSays(t *testing.T) {
 		}
 	})
 	clock := &datav1.VectorClock{Entries: []*datav1.ClockEntry{{NodeId: "n", Counter: 7}}}
-	p.Put("a", []byte("v"), client.WithContext(clock), client.WithTTL(1500*time.Millisecond))
+	p.Put("a", []byte("v"), client.WithContext(clock), client.WithTTL(1500*time.Millisecond), client.IfAbsent())
 	p.Put("b", nil, client.WithClock(clock))
-	p.Delete("c", client.WithContext(clock))
+	p.Delete("c", client.WithContext(clock), client.IfClock(clock))
 	p.Delete("d", client.WithClock(clock))
 	p.Get("e")
 	var ops []*storagev1.PipelineOp
@@ -145,9 +145,11 @@ func TestPipelineSendsWhatThePutSays(t *testing.T) {
 		ops = append(ops, m.Ops...)
 	}
 	for i, want := range []*storagev1.PipelineOp{
-		{Key: "a", Op: &storagev1.PipelineOp_Put{Put: &storagev1.PutOp{Value: []byte("v"), TtlSeconds: 2, Causality: &storagev1.PutOp_Context{Context: clock}}}},
+		{Key: "a", Op: &storagev1.PipelineOp_Put{Put: &storagev1.PutOp{Value: []byte("v"), TtlSeconds: 2, Causality: &storagev1.PutOp_Context{Context: clock},
+			Condition: &storagev1.Condition{When: &storagev1.Condition_Absent{Absent: true}}}}},
 		{Key: "b", Op: &storagev1.PipelineOp_Put{Put: &storagev1.PutOp{Causality: &storagev1.PutOp_Clock{Clock: clock}}}},
-		{Key: "c", Op: &storagev1.PipelineOp_Delete{Delete: &storagev1.DeleteOp{Causality: &storagev1.DeleteOp_Context{Context: clock}}}},
+		{Key: "c", Op: &storagev1.PipelineOp_Delete{Delete: &storagev1.DeleteOp{Causality: &storagev1.DeleteOp_Context{Context: clock},
+			Condition: &storagev1.Condition{When: &storagev1.Condition_Clock{Clock: clock}}}}},
 		{Key: "d", Op: &storagev1.PipelineOp_Delete{Delete: &storagev1.DeleteOp{Causality: &storagev1.DeleteOp_Clock{Clock: clock}}}},
 		{Key: "e", Op: &storagev1.PipelineOp_Read{Read: &storagev1.ReadOp{}}},
 	} {
@@ -209,8 +211,10 @@ func TestPipelineThatBreaksFailsWhatHasNoAnswer(t *testing.T) {
 			f := p.Put("k", nil)
 			_, err := f.Wait(t.Context())
 			require.Error(t, err)
-			_, err = p.Get("k").Wait(t.Context())
+			require.True(t, client.MaybeApplied(err), "%v", err)
+			_, err = p.Put("k", nil).Wait(t.Context())
 			require.Error(t, err)
+			require.False(t, client.MaybeApplied(err), "it was never begun: %v", err)
 			require.Equal(t, name == "end", p.Close() == nil)
 		})
 	}

@@ -330,9 +330,9 @@ func (s *tags) TagRPC(ctx context.Context, i *stats.RPCTagInfo) context.Context 
 	s.methods = append(s.methods, i.FullMethodName)
 	return metadata.AppendToOutgoingContext(ctx, "traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01")
 }
-func (s *tags) HandleRPC(context.Context, stats.RPCStats)                          {}
+func (s *tags) HandleRPC(context.Context, stats.RPCStats)                         {}
 func (s *tags) TagConn(ctx context.Context, _ *stats.ConnTagInfo) context.Context { return ctx }
-func (s *tags) HandleConn(context.Context, stats.ConnStats)                        {}
+func (s *tags) HandleConn(context.Context, stats.ConnStats)                       {}
 
 func TestTracerSeesEveryTryAndItsHeaderArrives(t *testing.T) {
 	tracer := &tags{}

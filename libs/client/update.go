@@ -90,6 +90,6 @@ func (c *Client) rewrite(ctx context.Context, opts []WriteOption, once func([]Wr
 		if !sleep(ctx, rand.N(pause)) {
 			return Result{}, asError(ctx.Err())
 		}
-		pause = min(2*pause, 500*time.Millisecond)
+		pause = min(2*pause, 100*time.Millisecond)
 	}
 }
