@@ -43,7 +43,7 @@ func value(i int64) []byte {
 // load writes batches loader, loader+loaders, … until stop, each again until it is acknowledged, and
 // counts the acknowledged ones.
 func load(ctx context.Context, c *client.Client, loader int64, acked *atomic.Int64) error {
-	var b client.Batch
+	b := client.Batch{AtLeastOnce: true}
 	for n := loader; ; n += loaders {
 		b.Reset()
 		for i := n * batchRecords; i < (n+1)*batchRecords; i++ {

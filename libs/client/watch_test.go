@@ -56,14 +56,15 @@ func TestWatchGoesOnWhereItWasCutWithoutGapOrRepeat(t *testing.T) {
 	}()
 	start, end := client.Prefix("w/")
 	var last uint64
+	started := false
 	for e, err := range c.Watch(t.Context(), start, end, 0) {
 		require.NoError(t, err)
 		require.GreaterOrEqual(t, e.Sequence, last)
 		last = e.Sequence
-		if begun != nil {
+		if !started {
 			require.Equal(t, client.Progress, e.Kind)
 			close(begun)
-			begun = nil
+			started = true
 		}
 		if e.Kind == client.Written {
 			got = append(got, e.Record.Key)

@@ -27,8 +27,9 @@ func (a *app) importCmd() *cobra.Command {
 {"key": "...", "value": "..."} (ndjson; "value_base64" for bytes that are not UTF-8).
 
 Every batch is durable before it counts as stored. When the connection breaks, the batches under
-way are sent again, which neither loses nor doubles a record. An import that had to give up says
-from which line it can go on (--from-line).`,
+way are sent again, which neither loses nor doubles a record; what others write to the same keys
+meanwhile may be superseded. An import that had to give up says from which line it can go on
+(--from-line).`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error

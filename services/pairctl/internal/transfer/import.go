@@ -80,7 +80,7 @@ func Import(ctx context.Context, r io.Reader, w Writer, o ImportOptions) (Import
 	defer cancel()
 	im := &importer{o: o, w: w, cancel: cancel, free: make(chan *batch, o.Parallel+1), done: map[int64]int64{}}
 	for range o.Parallel + 1 {
-		im.free <- new(batch)
+		im.free <- &batch{Batch: client.Batch{AtLeastOnce: true}} // an import is the writer of its keys
 	}
 	full := make(chan *batch) // no capacity: the free list bounds the work
 	var senders sync.WaitGroup

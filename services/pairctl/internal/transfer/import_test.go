@@ -32,6 +32,9 @@ func (w *countingWriter) Write(_ context.Context, b *client.Batch) error {
 			return err
 		}
 	}
+	if !b.AtLeastOnce {
+		return errors.New("a batch whose answer was lost would not be sent again")
+	}
 	w.ops += b.Len()
 	return nil
 }
