@@ -17,7 +17,7 @@ import (
 )
 
 func (a *app) putCmd() *cobra.Command {
-	var ttl time.Duration
+	var w writeFlags
 	c := &cobra.Command{
 		Use:   "put KEY VALUE",
 		Short: "Store a value (VALUE - reads it from standard input)",
@@ -30,8 +30,12 @@ func (a *app) putCmd() *cobra.Command {
 					return fmt.Errorf("read the value: %w", err)
 				}
 			}
+			opts, err := w.options(cmd)
+			if err != nil {
+				return err
+			}
 			return a.withClient(func(c *client.Client) error {
-				r, err := c.Put(cmd.Context(), args[0], value, client.WithTTL(ttl))
+				r, err := c.Put(cmd.Context(), args[0], value, opts...)
 				if err != nil {
 					return err
 				}
@@ -39,18 +43,25 @@ func (a *app) putCmd() *cobra.Command {
 			})
 		},
 	}
-	c.Flags().DurationVar(&ttl, "ttl", 0, "let the value expire after this time, e.g. 90s or 24h")
+	c.Flags().DurationVar(&w.ttl, "ttl", 0, "let the value expire after this time, e.g. 90s or 24h")
+	c.Flags().BoolVar(&w.ifAbsent, "if-absent", false, "only if the key has no value; exit code 7 otherwise")
+	w.register(c)
 	return c
 }
 
 func (a *app) deleteCmd() *cobra.Command {
-	return &cobra.Command{
+	var w writeFlags
+	c := &cobra.Command{
 		Use:   "delete KEY",
 		Short: "Delete a key",
 		Args:  exactArgs("KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			opts, err := w.options(cmd)
+			if err != nil {
+				return err
+			}
 			return a.withClient(func(c *client.Client) error {
-				r, err := c.Delete(cmd.Context(), args[0])
+				r, err := c.Delete(cmd.Context(), args[0], opts...)
 				if err != nil {
 					return err
 				}
@@ -58,6 +69,8 @@ func (a *app) deleteCmd() *cobra.Command {
 			})
 		},
 	}
+	w.register(c)
+	return c
 }
 
 func outcomeName(o client.Outcome) string {
@@ -67,15 +80,18 @@ func outcomeName(o client.Outcome) string {
 func (a *app) printResult(r client.Result) error {
 	if a.output == "json" {
 		return a.printJSON(map[string]any{
-			"outcome": outcomeName(r.Outcome), "siblings": r.Siblings, "clock": clockText(r.Clock),
+			"outcome": outcomeName(r.Outcome), "siblings": r.Siblings, "clock": clockText(r.Clock), "replayed": r.Replayed,
 		})
 	}
+	note := ""
 	if r.Siblings > 1 {
-		fmt.Fprintf(a.Out, "%s (%d siblings; get --siblings shows them)\n", outcomeName(r.Outcome), r.Siblings)
-		return nil
+		note += fmt.Sprintf(" (%d siblings; get --siblings shows them)", r.Siblings)
 	}
-	fmt.Fprintln(a.Out, outcomeName(r.Outcome))
-	return nil
+	if r.Replayed {
+		note += " (by an earlier request with this idempotency key)"
+	}
+	_, err := fmt.Fprintf(a.Out, "%s%s\n", outcomeName(r.Outcome), note)
+	return err
 }
 
 func (a *app) getCmd() *cobra.Command {
@@ -135,20 +151,10 @@ func (a *app) printValue(key string, v client.Value, siblings bool) error {
 	if _, err := a.Out.Write(append(v.Bytes, '\n')); err != nil {
 		return err
 	}
-	if live := liveSiblings(v.Siblings); live > 1 {
+	if live := len(v.Live()); live > 1 {
 		fmt.Fprintf(a.Err, "note: %d concurrent values; get --siblings shows them\n", live)
 	}
 	return nil
-}
-
-func liveSiblings(all []*datav1.Sibling) int {
-	n := 0
-	for _, s := range all {
-		if !s.Tombstone {
-			n++
-		}
-	}
-	return n
 }
 
 func siblingsJSON(all []*datav1.Sibling) []map[string]any {
@@ -201,29 +207,8 @@ func bounds(prefix, from, to string) (start, end string, err error) {
 	if from != "" || to != "" {
 		return "", "", fmt.Errorf("%w: --prefix can't be combined with --from and --to", errUsage)
 	}
-	return prefix, prefixEnd(prefix), nil
-}
-
-// prefixEnd is the smallest valid key above every key with the prefix: keys are UTF-8, so the last
-// code point that can be raised is.
-func prefixEnd(prefix string) string {
-	r := []rune(prefix)
-	for i := len(r) - 1; i >= 0; i-- {
-		next := r[i] + 1
-		if next == 0xD800 { // surrogates are no code points
-			next = 0xE000
-		}
-		if next == 0x7F {
-			next = 0x80 // DEL is a control character, which no key contains
-		}
-		if next >= 0x80 && next < 0xA0 {
-			next = 0xA0 // likewise the C1 controls
-		}
-		if next <= utf8.MaxRune {
-			return string(append(r[:i:i], next))
-		}
-	}
-	return ""
+	start, end = client.Prefix(prefix)
+	return start, end, nil
 }
 
 func (a *app) scanCmd() *cobra.Command {

@@ -24,6 +24,7 @@ const (
 	exitNotFound    = 3
 	exitInvalid     = 4
 	exitUnavailable = service.ExitUnreachable
+	exitCondition   = 7
 )
 
 // Streams are the standard streams of a run.
@@ -73,6 +74,12 @@ func exitCode(err error) int {
 	case errors.Is(err, errInput):
 		return exitInvalid
 	}
+	switch client.Reason(err) {
+	case client.ReasonOptions:
+		return exitUsage
+	case client.ReasonConditionFailed:
+		return exitCondition
+	}
 	switch client.Code(err) {
 	case codes.InvalidArgument:
 		return exitInvalid
@@ -86,13 +93,26 @@ func exitCode(err error) int {
 
 // hintFor says what to do next where the error alone does not.
 func hintFor(err error) string {
-	if errors.Is(err, errUsage) {
+	switch {
+	case errors.Is(err, errUsage), client.Reason(err) == client.ReasonOptions:
 		return "pairctl --help shows the commands, pairctl COMMAND --help one of them"
-	}
-	if client.Code(err) == codes.Unavailable && client.Reason(err) == "" {
+	case client.ConditionFailed(err):
+		var e *client.Error
+		if errors.As(err, &e) && e.Clock != nil {
+			return fmt.Sprintf("the clock of the key is %s now; `pairctl get` shows the value", clockText(e.Clock))
+		}
+		return "`pairctl get` shows what the key holds now"
+	case client.TooManySiblings(err):
+		return "`pairctl get --siblings` shows the values; put one that merges them with --context and the clock of `pairctl get -o json`"
+	case client.SequenceTooOld(err):
+		return "the node does not keep older changes: begin a watch without --after, then `pairctl scan`"
+	case client.Reason(err) == client.ReasonIdempotencyKeyReused:
+		return "another write has this --idempotency-key: a new write needs a new one"
+	case client.MaybeApplied(err):
+		return "`pairctl get` shows whether it was; with --idempotency-key the same command can be repeated safely"
+	case client.Code(err) == codes.Unavailable && client.Reason(err) == "":
 		return "is a pod running there? `pairctl dev` starts one; --addr or PAIRDB_ADDR names another"
-	}
-	if client.Code(err) == codes.DeadlineExceeded {
+	case client.Code(err) == codes.DeadlineExceeded:
 		return "the node did not answer in time; `pairctl status` tells how it is"
 	}
 	return ""
@@ -109,9 +129,11 @@ func newRoot(a *app) *cobra.Command {
   pairctl get greeting              print it
   pairctl import packages.tsv       load key<TAB>value lines
   pairctl scan --prefix go          list what begins with "go"
+  pairctl watch go                  print its changes as they happen
   pairctl status                    how the node is
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 invalid input, 6 node not reachable.`,
+Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 invalid input, 6 node not reachable,
+7 condition of a write not met.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Version:       service.Version,
@@ -138,7 +160,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 invalid input, 6 nod
 	f.StringVar(&a.tenant, "tenant", envOr("PAIRDB_TENANT", client.DefaultTenant), "tenant (PAIRDB_TENANT)")
 	f.StringVarP(&a.output, "output", "o", "text", "text or json")
 	root.AddCommand(
-		a.putCmd(), a.getCmd(), a.deleteCmd(), a.scanCmd(), a.countCmd(),
+		a.putCmd(), a.getCmd(), a.deleteCmd(), a.scanCmd(), a.countCmd(), a.watchCmd(),
 		a.importCmd(), a.exportCmd(),
 		a.statusCmd(), a.flushCmd(), a.compactCmd(), a.verifyCmd(), a.tablesCmd(), a.snapshotCmd(),
 		a.devCmd(),
@@ -161,6 +183,14 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 		}
 		return nil
 	}
+}
+
+// optionalArg is cobra.MaximumNArgs(1) with our usage error.
+func optionalArg(_ *cobra.Command, args []string) error {
+	if len(args) > 1 {
+		return fmt.Errorf("%w: %d arguments given, at most one wanted", errUsage, len(args))
+	}
+	return nil
 }
 
 func (a *app) client(o client.Options) (*client.Client, error) {

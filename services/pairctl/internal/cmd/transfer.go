@@ -30,7 +30,7 @@ Every batch is durable before it counts as stored. When the connection breaks, t
 way are sent again, which neither loses nor doubles a record; what others write to the same keys
 meanwhile may be superseded. An import that had to give up says from which line it can go on
 (--from-line).`,
-		Args: cobra.MaximumNArgs(1),
+		Args: optionalArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
 			if o.Format, err = transfer.ParseFormat(format); err != nil {
@@ -114,7 +114,7 @@ func (a *app) exportCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "export [FILE|-]",
 		Short: "Write all records in key order to a file or standard output",
-		Args:  cobra.MaximumNArgs(1),
+		Args:  optionalArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := transfer.ParseFormat(format)
 			if err != nil {
