@@ -8,8 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"os"
 	"slices"
 	"sync"
+	"testing"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
@@ -342,4 +345,25 @@ func (m *memoryNode) Pipeline(s pipeStream) error {
 			return err
 		}
 	}
+}
+
+// addr is where the examples find a node.
+var addr string
+
+func TestMain(m *testing.M) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		panic(err)
+	}
+	addr = l.Addr().String()
+	s := grpc.NewServer()
+	storagev1.RegisterStorageServiceServer(s, newMemoryNode())
+	served := make(chan error, 1)
+	go func() { served <- s.Serve(l) }()
+	code := m.Run()
+	s.Stop()
+	if err := <-served; err != nil {
+		panic(err)
+	}
+	os.Exit(code)
 }
