@@ -42,6 +42,26 @@ func causality(clock, context *datav1.VectorClock) store.Causality {
 	return c
 }
 
+// conditionFromProto converts a condition; one that asks for nothing, or for a key to be present, stays
+// empty, and the store refuses it.
+func conditionFromProto(in *storagev1.Condition) *store.Condition {
+	if in == nil {
+		return nil
+	}
+	out := &store.Condition{}
+	switch when := in.GetWhen().(type) {
+	case *storagev1.Condition_Absent:
+		if when.Absent {
+			out.When = store.Absent
+		}
+	case *storagev1.Condition_Clock:
+		out.When, out.Clock = store.ClockEquals, clockFromProto(when.Clock)
+	case *storagev1.Condition_ValueSha256:
+		out.When, out.Digest = store.DigestEquals, when.ValueSha256
+	}
+	return out
+}
+
 // clockToProto returns nil for an empty clock. It allocates three times, whatever the size.
 func clockToProto(c causal.Clock) *datav1.VectorClock {
 	if len(c) == 0 {
@@ -105,9 +125,10 @@ func opFromProto(in *storagev1.BatchOp) store.Op {
 	case *storagev1.BatchOp_Put:
 		p := o.Put
 		op.Kind, op.Value, op.TTL = store.Put, p.GetValue(), p.GetTtlSeconds()
-		op.Causality = causality(p.GetClock(), p.GetContext())
+		op.Causality, op.Condition = causality(p.GetClock(), p.GetContext()), conditionFromProto(p.GetCondition())
 	case *storagev1.BatchOp_Delete:
 		op.Kind, op.Causality = store.Delete, causality(o.Delete.GetClock(), o.Delete.GetContext())
+		op.Condition = conditionFromProto(o.Delete.GetCondition())
 	case *storagev1.BatchOp_Repair:
 		op.Kind, op.Siblings = store.Repair, siblingsFromProto(o.Repair.GetSiblings())
 	}

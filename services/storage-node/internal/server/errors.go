@@ -77,6 +77,10 @@ var table = []row{
 		when: "A clock or context has more than 1,000 entries, one twice, a counter of 0, a node id that is empty or longer than 128 bytes, or a write of this node that it never made; or both a clock and a context are given."},
 	{store: store.ReasonTTL, code: codes.InvalidArgument,
 		when: "The time to live is negative or longer than a hundred years."},
+	{store: store.ReasonCondition, code: codes.InvalidArgument,
+		when: "A condition says nothing, says `absent: false`, has an invalid clock, or a digest that has not 32 bytes."},
+	{store: store.ReasonIdempotencyKey, code: codes.InvalidArgument,
+		when: "The idempotency key has more than 128 bytes, or contains a control character or invalid UTF-8."},
 	{store: store.ReasonTimestamp, code: codes.InvalidArgument,
 		when: "A sibling is from further ahead than `PAIRDB_MAX_CLOCK_SKEW`: set the clocks."},
 	{store: store.ReasonSiblings, code: codes.InvalidArgument,
@@ -91,6 +95,11 @@ var table = []row{
 		when: "The page token is damaged, or of another request: begin with the first page."},
 	{store: store.ReasonCursor, code: codes.InvalidArgument,
 		when: "The cursor is damaged, or of another request: begin without one."},
+	// Reading the key again helps, and another idempotency key; the same call does not: no retry.
+	{store: store.ReasonConditionFailed, code: codes.FailedPrecondition,
+		when: "The condition of a write does not hold for the key on this node; nothing changed. The clock of the key as it is is a detail of type `pairdb.data.v1.VectorClock` if it fits into 4 KiB."},
+	{store: store.ReasonKeyReused, code: codes.FailedPrecondition,
+		when: "Another request of the tenant had this idempotency key within the last 24 hours; nothing changed."},
 	// Merging the siblings helps, the same call again does not: no retry.
 	{store: store.ReasonTooManySiblings, code: codes.ResourceExhausted,
 		when: "The key has 64 concurrent values, or more than can be stored together. Read it, merge them, and write the result with the clock of the read as context. The siblings are a detail of type `pairdb.data.v1.Record` if they fit into 4 KiB."},
@@ -211,7 +220,7 @@ func nodesFault(c codes.Code) bool {
 	return false
 }
 
-// maxDetailBytes bounds the siblings in an error: details travel in headers, which many peers cut
+// maxDetailBytes bounds the siblings or the clock in an error: details travel in headers, which many peers cut
 // off at 8 KiB.
 const maxDetailBytes = 4 << 10
 
@@ -236,17 +245,32 @@ func toStatus(err error) *status.Status {
 	if r.retry > 0 {
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(r.retry)})
 	}
-	if refused != nil && len(refused.Record.Siblings) > 0 {
-		record := &datav1.Record{Siblings: siblingsToProto(refused.Record.Siblings)}
-		if proto.Size(record) <= maxDetailBytes {
-			details = append(details, protoadapt.MessageV1Of(record))
-		}
+	if state := stateOf(err); state != nil && proto.Size(state) <= maxDetailBytes {
+		details = append(details, protoadapt.MessageV1Of(state))
 	}
 	detailed, err := s.WithDetails(details...)
 	if err != nil {
 		return s
 	}
 	return detailed
+}
+
+// stateOf returns what an error tells of the state of its key, or nil: the siblings that have to be
+// merged, or the clock on which a condition failed, which is empty for a key that was never seen.
+func stateOf(err error) proto.Message {
+	var refused *store.Error
+	if !errors.As(err, &refused) {
+		return nil
+	}
+	switch {
+	case refused.Reason == store.ReasonConditionFailed && len(refused.Clock) == 0:
+		return &datav1.VectorClock{}
+	case refused.Reason == store.ReasonConditionFailed:
+		return clockToProto(refused.Clock)
+	case len(refused.Record.Siblings) > 0:
+		return &datav1.Record{Siblings: siblingsToProto(refused.Record.Siblings)}
+	}
+	return nil
 }
 
 // wireName returns the name of a code as google.rpc.Code has it: PERMISSION_DENIED.

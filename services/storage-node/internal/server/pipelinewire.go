@@ -19,7 +19,7 @@ import (
 
 // This file reads and writes the messages of Pipeline by hand: the generated code allocates six
 // times an operation, which costs more than the operation. What is rare (clocks from outside,
-// siblings, errors) goes through the generated code, and a fuzz test compares both.
+// conditions, siblings, errors) goes through the generated code, and a fuzz test compares both.
 
 // rawMessage is a message that the codec leaves as it came. data is valid until free.
 type rawMessage struct {
@@ -258,9 +258,10 @@ func (in *pipelineInput) parseRare(b []byte) error {
 	case *storagev1.PipelineOp_Put:
 		p := o.Put
 		in.op.Kind, in.op.Value, in.op.TTL = store.Put, p.GetValue(), p.GetTtlSeconds()
-		in.op.Causality = causality(p.GetClock(), p.GetContext())
+		in.op.Causality, in.op.Condition = causality(p.GetClock(), p.GetContext()), conditionFromProto(p.GetCondition())
 	case *storagev1.PipelineOp_Delete:
 		in.op.Kind, in.op.Causality = store.Delete, causality(o.Delete.GetClock(), o.Delete.GetContext())
+		in.op.Condition = conditionFromProto(o.Delete.GetCondition())
 	case *storagev1.PipelineOp_Repair:
 		in.op.Kind, in.op.Siblings = store.Repair, siblingsFromProto(o.Repair.GetSiblings())
 	}

@@ -27,12 +27,13 @@ func (g storageService) Write(ctx context.Context, r *storagev1.WriteRequest) (*
 	res, err := b.Store.Write(ctx, store.WriteRequest{
 		Tenant: r.GetTenant(), Key: r.GetKey(), Value: r.GetValue(),
 		Causality: causality(r.GetClock(), r.GetContext()), TTL: r.GetTtlSeconds(),
+		Condition: conditionFromProto(r.GetCondition()), IdempotencyKey: r.GetIdempotencyKey(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &storagev1.WriteResponse{
-		Outcome: outcomeToProto(res.Outcome), Clock: clockToProto(res.Clock), Siblings: uint32(res.Siblings),
+		Outcome: outcomeToProto(res.Outcome), Clock: clockToProto(res.Clock), Siblings: uint32(res.Siblings), Replayed: res.Replayed,
 	}, nil
 }
 
@@ -43,12 +44,13 @@ func (g storageService) Delete(ctx context.Context, r *storagev1.DeleteRequest) 
 	}
 	res, err := b.Store.Delete(ctx, store.DeleteRequest{
 		Tenant: r.GetTenant(), Key: r.GetKey(), Causality: causality(r.GetClock(), r.GetContext()),
+		Condition: conditionFromProto(r.GetCondition()), IdempotencyKey: r.GetIdempotencyKey(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return &storagev1.DeleteResponse{
-		Outcome: outcomeToProto(res.Outcome), Clock: clockToProto(res.Clock), Siblings: uint32(res.Siblings),
+		Outcome: outcomeToProto(res.Outcome), Clock: clockToProto(res.Clock), Siblings: uint32(res.Siblings), Replayed: res.Replayed,
 	}, nil
 }
 

@@ -29,8 +29,9 @@ type Op struct {
 	Key   string
 	Value []byte
 	Causality
-	TTL      int64
-	Siblings []causal.Sibling
+	TTL       int64
+	Condition *Condition // nil: none
+	Siblings  []causal.Sibling
 }
 
 // OpResult is the answer to one Op. A repair has no outcome.
@@ -55,8 +56,8 @@ type BatchWriteRequest struct {
 func (s *Store) BatchWrite(ctx context.Context, r BatchWriteRequest) ([]OpResult, error) {
 	results := make([]OpResult, min(len(r.Ops), MaxBatchOps))
 	pending, err := s.Submit(ctx, r, results)
-	if err == nil {
-		err = pending.Wait()
+	if werr := pending.Wait(); werr != nil {
+		err = werr
 	}
 	if err != nil {
 		return nil, err
@@ -65,7 +66,8 @@ func (s *Store) BatchWrite(ctx context.Context, r BatchWriteRequest) ([]OpResult
 }
 
 // Submit is the first half of BatchWrite: it applies the operations and fills results, which has
-// one zero element for each. The results must not be told to anyone before Pending.Wait returned nil.
+// one zero element for each. Neither results nor the error must be told to anyone before
+// Pending.Wait returned nil: a refusal rests on the state of the key as much as an acknowledgement.
 // Operations of a later Submit are applied after those of an earlier one that has returned.
 func (s *Store) Submit(ctx context.Context, r BatchWriteRequest, results []OpResult) (Pending, error) {
 	if len(r.Ops) > MaxBatchOps {
@@ -115,6 +117,7 @@ func (p Pending) Wait() error {
 // mode says how a call wants its operations applied and answered.
 type mode struct {
 	atomic, omitClocks bool
+	once               *once // the idempotency key of a single operation, or nil
 }
 
 // item is an operation on its way: the engine key is scratch.keys[start:end].
@@ -155,7 +158,8 @@ func (s *Store) release(sc *scratch) {
 const maxAttempts = 16
 
 // submit is every write of this package. An error means that nothing is acknowledged; with atomic
-// any operation's error is the error of all.
+// any operation's error is the error of all. The error may be told when what it rests on is durable,
+// which the Pending beside it waits for.
 func (s *Store) submit(ctx context.Context, tenant string, ops []Op, results []OpResult, m mode) (Pending, error) {
 	if err := checkTenant(tenant); err != nil {
 		return Pending{}, err
@@ -168,21 +172,27 @@ func (s *Store) submit(ctx context.Context, tenant string, ops []Op, results []O
 	if err := s.prepare(sc, tenant, ops, results, m); err != nil {
 		return Pending{}, err
 	}
-	durable, err := s.applyLocked(ctx, sc, ops, results, m)
-	if err != nil {
-		return Pending{}, err
+	if m.once != nil {
+		if err := m.once.prepare(s, tenant, &ops[0]); err != nil {
+			return Pending{}, err
+		}
 	}
+	durable, err := s.applyLocked(ctx, sc, ops, results, m)
 	if s.opts.AckBeforeDurable {
 		durable = 0
 	}
-	return Pending{s: s, seq: durable}, nil
+	return Pending{s: s, seq: durable}, err
 }
 
 // applyLocked is applyAll under the stripes of the keys, which are free again even after a panic: the
 // server survives those.
 func (s *Store) applyLocked(ctx context.Context, sc *scratch, ops []Op, results []OpResult, m mode) (ikey.Seq, error) {
-	s.locks.lock(sc.items)
-	defer s.locks.unlock(sc.items)
+	locked := sc.items
+	if m.once != nil {
+		locked = m.once.stripes(sc.items[0])
+	}
+	s.locks.lock(locked)
+	defer s.locks.unlock(locked)
 	return s.applyAll(ctx, sc, ops, results, m)
 }
 
@@ -241,17 +251,14 @@ func (sc *scratch) key(i int) []byte { return sc.keys[sc.items[i].start:sc.items
 
 // applyAll decides and submits all items under their locks: in one engine batch if atomic, else in
 // as few as the engine's limit allows. It returns the sequence that must be durable before the
-// results are true.
+// results, or the error, are true.
 func (s *Store) applyAll(ctx context.Context, sc *scratch, ops []Op, results []OpResult, m mode) (ikey.Seq, error) {
 	var durable ikey.Seq
 	attempts := 0
 	for pos := 0; pos < len(sc.items); {
 		end, rests, err := s.fill(ctx, sc, pos, ops, results, m)
 		if err == nil && sc.batch.Len() > 0 {
-			var seq ikey.Seq
-			if seq, err = s.e.Submit(sc.batch); err == nil {
-				rests = max(rests, seq)
-			}
+			rests, err = s.e.Submit(sc.batch) // its log entry stands behind every read
 		}
 		if errors.Is(err, ErrConflict) {
 			if attempts++; attempts < maxAttempts {
@@ -260,7 +267,7 @@ func (s *Store) applyAll(ctx context.Context, sc *scratch, ops []Op, results []O
 			err = errContention(attempts)
 		}
 		if err != nil && (m.atomic || pos == 0) {
-			return 0, err // nothing was submitted: the error, and when to come back, is that of the call
+			return rests, err // nothing was submitted: the error, and when to come back, is that of the call
 		}
 		if err != nil {
 			failRest(sc.items[pos:], results, err)
@@ -271,20 +278,24 @@ func (s *Store) applyAll(ctx context.Context, sc *scratch, ops []Op, results []O
 	return durable, nil
 }
 
-// failRest gives an error to every item that has none of its own.
+// failRest gives an error to items that are not applied. That includes those that were refused by
+// what the ones in front of them would have done to the key.
 func failRest(items []item, results []OpResult, err error) {
 	for _, it := range items {
-		if r := &results[it.op]; r.Err == nil {
-			*r = OpResult{Err: err}
-		}
+		results[it.op] = OpResult{Err: err}
 	}
 }
 
 // fill decides items from pos on and collects their changes in the batch, as many as it takes. It
-// returns the end of what it took, and the newest sequence of a read that an unchanged key rests
-// on.
+// returns the end of what it took, and the newest sequence of a read that an unchanged key, or the
+// error, rests on.
 func (s *Store) fill(ctx context.Context, sc *scratch, pos int, ops []Op, results []OpResult, m mode) (end int, rests ikey.Seq, err error) {
 	sc.batch.Reset()
+	if m.once != nil {
+		if found, err := m.once.recall(s, sc, &results[0]); found || err != nil {
+			return len(sc.items), m.once.readSeq, err
+		}
+	}
 	for n := 0; pos < len(sc.items); n++ {
 		if n%64 == 0 {
 			if err := ctx.Err(); err != nil {
@@ -295,10 +306,10 @@ func (s *Store) fill(ctx context.Context, sc *scratch, pos int, ops []Op, result
 		d := decision{s: s, sc: sc, ops: ops, results: results, mode: m, items: sc.items[pos:next], key: sc.key(pos)}
 		if err := d.decide(); err != nil {
 			if m.atomic {
-				return pos, 0, err
+				return pos, d.readSeq, err
 			}
 			failRest(d.items, results, err)
-			pos = next
+			rests, pos = max(rests, d.readSeq), next
 			continue
 		}
 		if full := sc.batch.Len() > 0 && sc.batch.Bytes()+d.bytes() > s.opts.EngineBatchBytes; full && !m.atomic {
@@ -308,6 +319,9 @@ func (s *Store) fill(ctx context.Context, sc *scratch, pos int, ops []Op, result
 		}
 		rests = max(rests, d.commit())
 		pos = next
+	}
+	if m.once != nil {
+		return pos, rests, m.once.remember(s, sc, &results[0].WriteResult)
 	}
 	return pos, rests, nil
 }

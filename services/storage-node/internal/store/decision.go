@@ -19,7 +19,8 @@ type decision struct {
 	key     []byte
 
 	readSeq  ikey.Seq
-	fragment bool // only repairs: nothing was read
+	before   causal.Record // what was read
+	fragment bool          // only repairs: nothing was read
 	changed  bool
 }
 
@@ -43,6 +44,7 @@ func (d *decision) decide() error {
 	if err != nil {
 		return err
 	}
+	d.before = cur
 	for _, it := range d.items {
 		o, r := &d.ops[it.op], &d.results[it.op]
 		if o.Kind == Repair {
@@ -98,6 +100,9 @@ func (d *decision) read() (causal.Record, error) {
 }
 
 func (d *decision) apply(cur causal.Record, o *Op) (causal.Record, causal.Outcome, error) {
+	if err := d.judge(cur, o.Condition); err != nil {
+		return cur, 0, err
+	}
 	w := causal.Write{
 		Value: o.Value, Tombstone: o.Kind == Delete, Timestamp: d.s.timestamp(cur),
 		Clock: o.Clock, Context: o.Context, HasContext: o.HasContext,

@@ -12,9 +12,21 @@
 // The state that a decision rests on may not be durable yet. So an answer that changes nothing
 // (DUPLICATE, STALE) waits until the read's sequence is durable: otherwise a crash could take the
 // newer value away after the older one was acknowledged. An answer that changes something needs no
-// such wait: its own log entry stands behind everything it rests on.
+// such wait: its own log entry stands behind everything it rests on. A refusal that tells of the state
+// of the key (CONDITION_FAILED, TOO_MANY_SIBLINGS) waits like an unchanged answer.
 //
 // Repairs are fragments (Merge) and read nothing, except in a batch that also writes their key.
+//
+// # Conditions and repeats
+//
+// A condition is judged under the stripe, upon the newest applied state: together with the sequence
+// that the Set carries, checking and writing are one step on this node. Other replicas are not asked.
+//
+// A write with an idempotency key leaves, in its own engine batch, what was asked and answered under a
+// key of the system tenant _idempotency. So both are there or neither, after a crash too. A repeat
+// finds it and gets the first answer, once that is durable. The stripe of that key is held beside the
+// one of the written key: of several repeats at a time one writes. What was refused leaves nothing.
+// It is a record like any other, with an expiry of a day: compaction collects it.
 //
 // # Actors
 //

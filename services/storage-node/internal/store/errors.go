@@ -19,6 +19,8 @@ const (
 	ReasonValue            Reason = "INVALID_ARGUMENT_VALUE"
 	ReasonClock            Reason = "INVALID_ARGUMENT_CLOCK"
 	ReasonTTL              Reason = "INVALID_ARGUMENT_TTL"
+	ReasonCondition        Reason = "INVALID_ARGUMENT_CONDITION"
+	ReasonIdempotencyKey   Reason = "INVALID_ARGUMENT_IDEMPOTENCY_KEY"
 	ReasonTimestamp        Reason = "INVALID_ARGUMENT_TIMESTAMP"
 	ReasonSiblings         Reason = "INVALID_ARGUMENT_SIBLINGS"
 	ReasonBatch            Reason = "INVALID_ARGUMENT_BATCH"
@@ -26,6 +28,8 @@ const (
 	ReasonMaxKeys          Reason = "INVALID_ARGUMENT_MAX_KEYS"
 	ReasonPageToken        Reason = "INVALID_ARGUMENT_PAGE_TOKEN"
 	ReasonCursor           Reason = "INVALID_ARGUMENT_CURSOR"
+	ReasonConditionFailed  Reason = "CONDITION_FAILED"
+	ReasonKeyReused        Reason = "IDEMPOTENCY_KEY_REUSED"
 	ReasonTooManySiblings  Reason = "TOO_MANY_SIBLINGS"
 	ReasonOverloaded       Reason = "OVERLOADED"
 	ReasonCorruptedData    Reason = "CORRUPTED_DATA"
@@ -44,6 +48,8 @@ type Error struct {
 	Record causal.Record
 	// Metadata are facts for machines, by names of the wire contract.
 	Metadata map[string]string
+	// Clock is that of the key as it is, for ReasonConditionFailed; empty if there is none.
+	Clock causal.Clock
 	// Err is the cause, if there is one.
 	Err error
 }

@@ -17,6 +17,8 @@ const (
 	// MaxRepairSiblings bounds one repair: 16 replicas that each hold as many siblings as client
 	// writes may leave.
 	MaxRepairSiblings = 1024
+	// MaxIdempotencyKeyBytes is the longest idempotency key.
+	MaxIdempotencyKeyBytes = 128
 	// MaxTTL is a hundred years in seconds: sums with it can't overflow.
 	MaxTTL = 100 * 366 * 24 * 3600
 	// MaxPageKeys is the largest page of a key range, DefaultPageKeys that of a request without a
@@ -117,6 +119,9 @@ func (s *Store) checkOp(o *Op) error {
 		return err
 	}
 	if o.Kind == Repair {
+		if o.Condition != nil {
+			return refuse(ReasonCondition, "a repair has no condition")
+		}
 		return s.checkSiblings(o)
 	}
 	if o.Kind != Put && o.Kind != Delete {
@@ -129,6 +134,9 @@ func (s *Store) checkOp(o *Op) error {
 		return refuse(ReasonValue, "a delete has neither value nor ttl")
 	}
 	if err := checkTTL(o.TTL); err != nil {
+		return err
+	}
+	if err := s.checkCondition(o.Condition); err != nil {
 		return err
 	}
 	if len(o.Clock) > 0 && o.HasContext {
@@ -181,6 +189,9 @@ func (s *Store) checkSiblings(o *Op) error {
 // opBytes is what an operation counts towards MaxBatchBytes.
 func opBytes(o *Op) int {
 	n := len(o.Key) + len(o.Value) + clockBytes(o.Clock) + clockBytes(o.Context)
+	if o.Condition != nil {
+		n += clockBytes(o.Condition.Clock) + len(o.Condition.Digest)
+	}
 	for i := range o.Siblings {
 		n += len(o.Siblings[i].Value) + clockBytes(o.Siblings[i].Clock) + len(o.Siblings[i].Dot.Node)
 	}

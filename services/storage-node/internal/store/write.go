@@ -24,12 +24,20 @@ type WriteRequest struct {
 	Causality
 	// TTL is in seconds from now, 0 for ever.
 	TTL int64
+	// Condition must hold, or the write is refused; nil: none.
+	Condition *Condition
+	// IdempotencyKey names the request for the tenant on this node, so that a repeat of it within a
+	// day gets the first answer and changes nothing; empty: none.
+	IdempotencyKey string
 }
 
 // DeleteRequest stores a tombstone.
 type DeleteRequest struct {
 	Tenant, Key string
 	Causality
+	// As in WriteRequest.
+	Condition      *Condition
+	IdempotencyKey string
 }
 
 // RepairRequest joins siblings into a key. The store reorders Siblings and completes their clocks.
@@ -45,31 +53,38 @@ type WriteResult struct {
 	Clock causal.Clock
 	// Siblings counts the values of the key now, without tombstones and expired ones.
 	Siblings int
+	// Replayed: this is the answer to an earlier request with the same idempotency key.
+	Replayed bool
 }
 
 // Write stores a value and returns when that is durable. When it returns an error of the context,
 // the write was not made; once it is submitted, Write waits for its end.
 func (s *Store) Write(ctx context.Context, r WriteRequest) (WriteResult, error) {
-	return s.one(ctx, r.Tenant, Op{Kind: Put, Key: r.Key, Value: r.Value, Causality: r.Causality, TTL: r.TTL})
+	return s.one(ctx, r.Tenant, r.IdempotencyKey, Op{
+		Kind: Put, Key: r.Key, Value: r.Value, Causality: r.Causality, TTL: r.TTL, Condition: r.Condition,
+	})
 }
 
 // Delete stores a tombstone and returns when that is durable.
 func (s *Store) Delete(ctx context.Context, r DeleteRequest) (WriteResult, error) {
-	return s.one(ctx, r.Tenant, Op{Kind: Delete, Key: r.Key, Causality: r.Causality})
+	return s.one(ctx, r.Tenant, r.IdempotencyKey, Op{Kind: Delete, Key: r.Key, Causality: r.Causality, Condition: r.Condition})
 }
 
 // Repair joins siblings that were read together into the key, without reading it, and returns when
 // that is durable.
 func (s *Store) Repair(ctx context.Context, r RepairRequest) error {
-	_, err := s.one(ctx, r.Tenant, Op{Kind: Repair, Key: r.Key, Siblings: r.Siblings})
+	_, err := s.one(ctx, r.Tenant, "", Op{Kind: Repair, Key: r.Key, Siblings: r.Siblings})
 	return err
 }
 
-func (s *Store) one(ctx context.Context, tenant string, o Op) (WriteResult, error) {
-	ops, results := [1]Op{o}, [1]OpResult{}
-	pending, err := s.submit(ctx, tenant, ops[:], results[:], mode{atomic: true})
-	if err == nil {
-		err = pending.Wait()
+func (s *Store) one(ctx context.Context, tenant, idempotencyKey string, o Op) (WriteResult, error) {
+	ops, results, m := [1]Op{o}, [1]OpResult{}, mode{atomic: true}
+	if idempotencyKey != "" {
+		m.once = &once{key: idempotencyKey}
+	}
+	pending, err := s.submit(ctx, tenant, ops[:], results[:], m)
+	if werr := pending.Wait(); werr != nil {
+		err = werr
 	}
 	if err != nil {
 		return WriteResult{}, err
