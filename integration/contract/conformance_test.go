@@ -147,8 +147,9 @@ func (r *replica) stream(start, end string) (out []answer) {
 
 // coordinator keeps keys on all of its replicas, the way that existing ones do.
 type coordinator struct {
-	id    string
-	nodes []*replica
+	id       string
+	nodes    []*replica
+	requests int // each has its own idempotency key
 }
 
 // seen reads a key everywhere and returns what the replicas that answer know of it together: the value
@@ -178,9 +179,10 @@ func (c *coordinator) seen(key string) (value string, joined clock, answered int
 
 // write sends a value with a clock to every replica and returns how many acknowledged it.
 func (c *coordinator) write(key, value string, vc clock) (acknowledged int) {
+	c.requests++
 	for _, r := range c.nodes {
 		a, err := r.call(r.t.Context(), "Write", map[string]any{
-			"tenant_id": "shop", "key": key, "value": []byte(value), "vector_clock": vc, "idempotency_key": c.id + "/" + key,
+			"tenant_id": "shop", "key": key, "value": []byte(value), "vector_clock": vc, "idempotency_key": fmt.Sprint(c.id, "/", c.requests),
 		})
 		if err == nil && a.success() {
 			acknowledged++
@@ -200,7 +202,7 @@ func (c *coordinator) put(key, value string) (acknowledged int) {
 func TestCoordinatorWorksUnmodified(t *testing.T) {
 	pods, _ := podtest.Start(t, localpod.Options{Nodes: 3, NoCompactor: true})
 	nodes := replicas(t, pods.All())
-	a, b := &coordinator{"coordinator-a", nodes}, &coordinator{"coordinator-b", nodes}
+	a, b := &coordinator{id: "coordinator-a", nodes: nodes}, &coordinator{id: "coordinator-b", nodes: nodes}
 
 	value, vc, answered := a.seen("cart")
 	require.Equal(t, 3, answered, "a key that is not there is an answer of each replica")
@@ -307,7 +309,7 @@ func walkRanges(t *testing.T, c *coordinator) {
 func TestKilledReplicaIsRepaired(t *testing.T) {
 	pods, _ := podtest.Start(t, localpod.Options{Nodes: 3, NoCompactor: true})
 	nodes := replicas(t, pods.All())
-	c := &coordinator{"coordinator-a", nodes}
+	c := &coordinator{id: "coordinator-a", nodes: nodes}
 	var keys []string
 	for i := range 20 {
 		keys = append(keys, fmt.Sprint("key-", i))

@@ -216,7 +216,8 @@ type WriteRequest struct {
 	// The clock of this write, its coordinator's entry raised. Without one the node coordinates the
 	// write: it supersedes what this node knows, and nothing else.
 	VectorClock *VectorClock `protobuf:"bytes,4,opt,name=vector_clock,json=vectorClock,proto3" json:"vector_clock,omitempty"`
-	// Names the request; 0 to 128 bytes without control characters.
+	// Names the request: a repeat within 24 hours gets the first answer and changes nothing, whatever its
+	// clock. 1 to 128 bytes without control characters; empty: none.
 	IdempotencyKey string `protobuf:"bytes,5,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache

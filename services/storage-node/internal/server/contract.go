@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -24,8 +23,6 @@ const (
 	maxContractBytes = 4 << 20
 	// maxBatchHint is the largest batch_size of StreamKeys.
 	maxBatchHint = 10_000
-	// maxIdempotencyKeyBytes bounds an idempotency key.
-	maxIdempotencyKeyBytes = 128
 	// errorsKey is the metadata key with which a caller asks for status codes: errorsStatus.
 	errorsKey    = "x-pairdb-errors"
 	errorsStatus = "status"
@@ -63,11 +60,9 @@ func (g contractService) Write(ctx context.Context, r *storagenodev1.WriteReques
 	if err != nil {
 		return nil, err
 	}
-	if err := checkIdempotencyKey(r.GetIdempotencyKey()); err != nil {
-		return nil, err
-	}
 	res, err := b.Store.Write(ctx, store.WriteRequest{
 		Tenant: r.GetTenantId(), Key: r.GetKey(), Value: r.GetValue(), Causality: store.Causality{Clock: clock},
+		IdempotencyKey: r.GetIdempotencyKey(),
 	})
 	if err != nil {
 		return nil, err
@@ -118,11 +113,8 @@ func (g contractService) Delete(ctx context.Context, r *storagenodev1.DeleteRequ
 	if err != nil {
 		return nil, err
 	}
-	if err := checkIdempotencyKey(r.GetIdempotencyKey()); err != nil {
-		return nil, err
-	}
 	res, err := b.Store.Delete(ctx, store.DeleteRequest{
-		Tenant: r.GetTenantId(), Key: r.GetKey(), Causality: store.Causality{Clock: clock},
+		Tenant: r.GetTenantId(), Key: r.GetKey(), Causality: store.Causality{Clock: clock}, IdempotencyKey: r.GetIdempotencyKey(),
 	})
 	if err != nil {
 		return nil, err
@@ -131,17 +123,6 @@ func (g contractService) Delete(ctx context.Context, r *storagenodev1.DeleteRequ
 		Success: true, UpdatedVectorClock: contractClockToProto(res.Clock),
 		Outcome: outcomeToProto(res.Outcome), SiblingCount: uint32(res.Siblings),
 	}, nil
-}
-
-// checkIdempotencyKey accepts none, or 1 to 128 bytes without control characters.
-func checkIdempotencyKey(key string) error {
-	if len(key) > maxIdempotencyKeyBytes {
-		return fmt.Errorf("%w: %d bytes, at most %d allowed", errIdempotency, len(key), maxIdempotencyKeyBytes)
-	}
-	if strings.ContainsFunc(key, unicode.IsControl) {
-		return fmt.Errorf("%w: it contains a control character", errIdempotency)
-	}
-	return nil
 }
 
 func (g contractService) Repair(ctx context.Context, r *storagenodev1.RepairRequest) (*storagenodev1.RepairResponse, error) {

@@ -916,3 +916,32 @@ func TestContractClocksAreRefusedOrMeanTheSame(t *testing.T) {
 		}
 	})
 }
+
+// An application that repeats its request does it through a coordinator, which raises its clock anew: the
+// repeat must not come back over what was written since.
+func TestContractRemembersIdempotencyKeys(t *testing.T) {
+	w := start(t)
+	write := func(value, idempotency string, clock *storagenodev1.VectorClock) *storagenodev1.WriteResponse {
+		t.Helper()
+		resp, err := w.contract.Write(t.Context(), &storagenodev1.WriteRequest{
+			TenantId: "t", Key: "k", Value: []byte(value), VectorClock: clock, IdempotencyKey: idempotency,
+		})
+		require.NoError(t, err)
+		return resp
+	}
+	first := write("one", "request-1", vc("c", 1))
+	require.True(t, first.GetSuccess())
+	require.True(t, write("two", "request-2", vc("c", 2)).GetSuccess())
+	repeat := write("one", "request-1", vc("c", 3))
+	require.True(t, proto.Equal(first, repeat), "%v", repeat)
+	require.Equal(t, "two", string(w.contractRead("k").GetValue()))
+
+	other := write("three", "request-1", vc("c", 4))
+	require.False(t, other.GetSuccess())
+	require.Equal(t, codeInvalid, other.GetErrorCode())
+	require.Equal(t, "IDEMPOTENCY_KEY_REUSED", other.GetError().GetReason())
+	deleted, err := w.contract.Delete(t.Context(), &storagenodev1.DeleteRequest{TenantId: "t", Key: "k", VectorClock: vc("c", 4), IdempotencyKey: "request-2"})
+	require.NoError(t, err)
+	require.Equal(t, "IDEMPOTENCY_KEY_REUSED", deleted.GetError().GetReason())
+	require.Equal(t, "c:2", clockText(w.contractRead("k").GetVectorClock()), "what is refused changes nothing")
+}

@@ -40,7 +40,6 @@ var (
 	ErrTooManySnapshots = errors.New("too many snapshots")
 
 	errMalformed    = errors.New("malformed request")
-	errIdempotency  = errors.New("invalid idempotency key")
 	errSnapshotName = errors.New("invalid snapshot name")
 	errRange        = errors.New("invalid range")
 	errLimit        = errors.New("limit exceeded")
@@ -122,8 +121,6 @@ var table = []row{
 
 	{err: errMalformed, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_MESSAGE",
 		when: "The message can't be parsed, or has more than the 4 MiB of `storage.StorageNodeService`."},
-	{err: errIdempotency, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_IDEMPOTENCY_KEY",
-		when: "The idempotency key has more than 128 bytes, or contains a control character or invalid UTF-8."},
 	{err: errLimit, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_BATCH"},
 	{err: errRange, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_RANGE"},
 	{err: errSnapshotName, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_SNAPSHOT_NAME",

@@ -124,13 +124,13 @@ func (o *once) remember(s *Store, sc *scratch, r *WriteResult) error {
 	return nil
 }
 
-// digestOf returns the SHA-256 over everything that determines a write, but its tenant, which is in
-// the key of what is remembered. It is compared with those on disk: another layout would refuse the
-// repeats of a day.
+// digestOf returns the SHA-256 over everything that a write is meant to do, but its tenant, which is in
+// the key of what is remembered. The clock that a coordinator made is not part of it: it raises its
+// entry for each attempt of one request. The digest is compared with those on disk: another layout would
+// refuse the repeats of a day.
 func digestOf(op *Op) (digest [sha256.Size]byte) {
 	b := binary.AppendUvarint([]byte{byte(op.Kind)}, uint64(len(op.Key)))
 	b = append(b, op.Key...)
-	b = appendClock(b, op.Clock)
 	b = append(b, flagByte(op.HasContext)...)
 	b = appendClock(b, op.Context)
 	b = binary.AppendUvarint(b, uint64(op.TTL))
