@@ -171,6 +171,7 @@ func TestErrorsSayWhatToDo(t *testing.T) {
 		{refusal(codes.ResourceExhausted, "TOO_MANY_SIBLINGS"), exitFailed, "get --siblings"},
 		{refusal(codes.FailedPrecondition, "IDEMPOTENCY_KEY_REUSED"), exitFailed, "--idempotency-key"},
 		{refusal(codes.Internal, "INTERNAL"), exitFailed, "`pairctl get` shows whether it was"},
+		{status.Error(codes.Unimplemented, "method Write not implemented"), exitFailed, "older than this pairctl"},
 		{refusal(codes.InvalidArgument, "INVALID_ARGUMENT_KEY"), exitInvalid, "INVALID_ARGUMENT_KEY"},
 	} {
 		t.Run(status.Code(c.err).String()+" "+c.want, func(t *testing.T) {

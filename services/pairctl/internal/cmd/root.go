@@ -112,6 +112,8 @@ func hintFor(err error) string {
 		return "`pairctl get` shows whether it was; with --idempotency-key the same command can be repeated safely"
 	case client.Code(err) == codes.Unavailable && client.Reason(err) == "":
 		return "is a pod running there? `pairctl dev` starts one; --addr or PAIRDB_ADDR names another"
+	case client.Code(err) == codes.Unimplemented:
+		return "the node is older than this pairctl; `pairctl status` shows its version"
 	case client.Code(err) == codes.DeadlineExceeded:
 		return "the node did not answer in time; `pairctl status` tells how it is"
 	}
