@@ -87,6 +87,26 @@ func TestBatchThatFailsInTheMiddleSaysHowFarItCame(t *testing.T) {
 	require.Equal(t, 1000, n.writes)
 }
 
+func TestRefusedItemDoesNotHideThatOthersMayBeApplied(t *testing.T) {
+	n := newMemoryNode()
+	calls := 0
+	n.after = func(string) error {
+		if calls++; calls == 2 {
+			return status.Error(codes.Unavailable, "connection reset")
+		}
+		return nil
+	}
+	var b client.Batch
+	b.Put(strings.Repeat("k", 1025), nil)
+	for i := range client.MaxBatchOps {
+		b.Put(fmt.Sprint(i), nil)
+	}
+	err := dial(t, n, client.Options{}).Write(t.Context(), &b)
+	require.Equal(t, "INVALID_ARGUMENT_KEY", client.Reason(err))
+	require.True(t, client.MaybeApplied(err), "item 1000")
+	require.True(t, client.MaybeApplied(fmt.Errorf("load: %w", err)))
+}
+
 func TestRefusedItemsAreCountedOverTheWholeBatch(t *testing.T) {
 	n := newMemoryNode()
 	c := dial(t, n, client.Options{})

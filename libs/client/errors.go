@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -117,7 +118,8 @@ func (e *ItemError) Unwrap() error {
 	return err
 }
 
-// Reason returns the reason of the error table that err carries, or "".
+// Reason returns the reason of the error table that err carries, or "". Of the errors of a batch, the
+// first counts for it and for Code, Retryable and the other predicates.
 func Reason(err error) string {
 	if err == nil {
 		return ""
@@ -138,9 +140,15 @@ func Code(err error) codes.Code {
 // Options.RetryFor allows; for a write see MaybeApplied first.
 func Retryable(err error) bool { return err != nil && asError(err).retryable() }
 
-// MaybeApplied reports whether err leaves open if the write was applied. Read the key, or repeat the
-// write in a way that is exact: with the idempotency key or the clock that it had.
-func MaybeApplied(err error) bool { return err != nil && asError(err).MaybeApplied }
+// MaybeApplied reports whether err leaves open if the write was applied, or any of a batch. Read the
+// key, or repeat the write in a way that is exact: with the idempotency key or the clock that it had.
+func MaybeApplied(err error) bool {
+	var joined interface{ Unwrap() []error }
+	if errors.As(err, &joined) {
+		return slices.ContainsFunc(joined.Unwrap(), MaybeApplied)
+	}
+	return err != nil && asError(err).MaybeApplied
+}
 
 // ConditionFailed reports whether a write was refused because its condition does not hold.
 func ConditionFailed(err error) bool { return Reason(err) == ReasonConditionFailed }
