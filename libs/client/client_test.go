@@ -136,8 +136,10 @@ func TestBatchNamesTheRefusedItems(t *testing.T) {
 
 func TestScanResumesABrokenStreamWithoutGapOrRepeat(t *testing.T) {
 	keys := []string{"a", "b", "c", "d", "e"}
+	snapshot := uint64(0)
 	n := &node{stream: func(r *storagev1.StreamKeysRequest, s grpc.ServerStreamingServer[storagev1.StreamKeysResponse]) error {
 		sent := 0
+		snapshot++
 		for _, k := range keys {
 			if r.Cursor != "" && k <= r.Cursor {
 				continue
@@ -147,18 +149,20 @@ func TestScanResumesABrokenStreamWithoutGapOrRepeat(t *testing.T) {
 			}
 			sent++
 			rec := &datav1.Record{Key: k, Siblings: []*datav1.Sibling{{Value: []byte(k)}}}
-			if err := s.Send(&storagev1.StreamKeysResponse{Records: []*datav1.Record{rec}, Cursor: k}); err != nil {
+			if err := s.Send(&storagev1.StreamKeysResponse{Records: []*datav1.Record{rec}, Cursor: k, Sequence: snapshot}); err != nil {
 				return err
 			}
 		}
 		return nil
 	}}
 	var got []string
-	for r, err := range dial(t, n, client.Options{}).Scan(t.Context(), "", "") {
+	var sequence uint64
+	for r, err := range dial(t, n, client.Options{}).Scan(t.Context(), "", "", client.SnapshotSequence(&sequence)) {
 		require.NoError(t, err)
 		got = append(got, r.Key)
 	}
 	require.Equal(t, keys, got)
+	require.EqualValues(t, 1, sequence, "of the first snapshot, whose records are the oldest")
 }
 
 func TestContextOfAnAbsentKeySupersedesNothing(t *testing.T) {

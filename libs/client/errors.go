@@ -15,15 +15,18 @@ import (
 	datav1 "github.com/pairdb/pairdb/proto/pairdb/data/v1"
 )
 
-// Reasons that an application may act upon; the others of the error table are in docs/OPERATIONS.md.
+// Reasons that an application may act upon; all reasons of a node are in docs/ERRORS.md.
 const (
 	// ReasonConditionFailed: the condition of a write does not hold. Error.Clock is the key's.
 	ReasonConditionFailed = "CONDITION_FAILED"
 	// ReasonTooManySiblings: the key holds as many values as it may. Error.Siblings are what has to be
 	// merged, if they fit into an error; Resolve does it.
 	ReasonTooManySiblings = "TOO_MANY_SIBLINGS"
-	// ReasonSequenceTooOld: the change feed does not reach back so far: scan, and watch from then on.
+	// ReasonSequenceTooOld: the node does not keep changes from so far back: scan, and watch from then on.
 	ReasonSequenceTooOld = "SEQUENCE_TOO_OLD"
+	// ReasonSequenceAhead: the node has not reached the sequence: it is of another node, or of data that
+	// is gone. Scan, and watch from then on.
+	ReasonSequenceAhead = "SEQUENCE_AHEAD"
 	// ReasonIdempotencyKeyReused: another request had the idempotency key.
 	ReasonIdempotencyKeyReused = "IDEMPOTENCY_KEY_REUSED"
 	// ReasonResponseTooLarge: the answer of a batch of reads is full.
@@ -84,7 +87,7 @@ func (e *Error) Is(target error) bool {
 		target == context.DeadlineExceeded && e.Code == codes.DeadlineExceeded
 }
 
-// OldestSequence returns the first sequence from which a watch can begin, for ReasonSequenceTooOld.
+// OldestSequence returns the sequence of the oldest change that the node has, for ReasonSequenceTooOld.
 func (e *Error) OldestSequence() (uint64, bool) {
 	n, err := strconv.ParseUint(e.Metadata["oldest_sequence"], 10, 64)
 	return n, err == nil
@@ -156,20 +159,23 @@ func ConditionFailed(err error) bool { return Reason(err) == ReasonConditionFail
 // TooManySiblings reports whether a write was refused until the siblings of its key are merged.
 func TooManySiblings(err error) bool { return Reason(err) == ReasonTooManySiblings }
 
-// SequenceTooOld reports whether a watch can't go on from where it was: scan, and watch from then on.
-func SequenceTooOld(err error) bool { return Reason(err) == ReasonSequenceTooOld }
+// MustRescan reports whether a watch can't go on from where it was: scan, and watch from then on.
+func MustRescan(err error) bool {
+	r := Reason(err)
+	return r == ReasonSequenceTooOld || r == ReasonSequenceAhead
+}
 
 func (e *Error) retryable() bool {
 	return e.Code == codes.Unavailable || e.Code == codes.ResourceExhausted && e.RetryAfter > 0
 }
 
-// leavesOpen reports whether a write that came to e may have been applied. What the node refuses in
-// its own words, it refuses before it applies anything, but for a log that failed.
+// leavesOpen reports whether a write that came to e may have been applied. What the node refuses, it
+// refuses before it applies anything; but that it stops, fails, or has no time left may come after.
 func (e *Error) leavesOpen() bool {
 	switch e.Code {
-	case codes.Canceled, codes.DeadlineExceeded, codes.Unavailable:
-		return e.domain != errorDomain || e.Reason == "LOG_WRITE" || e.Reason == "ENGINE_POISONED"
-	case codes.Unknown, codes.Internal, codes.Aborted:
+	case codes.Unavailable:
+		return e.domain != errorDomain || e.Reason != "RECOVERING"
+	case codes.Canceled, codes.DeadlineExceeded, codes.Unknown, codes.Internal, codes.Aborted:
 		return true
 	}
 	return false
@@ -196,7 +202,9 @@ func asError(err error) *Error {
 		case *errdetails.RetryInfo:
 			e.RetryAfter = d.GetRetryDelay().AsDuration()
 		case *datav1.VectorClock:
-			e.Clock = d
+			if len(d.GetEntries()) > 0 {
+				e.Clock = d
+			}
 		case *datav1.Record:
 			e.Siblings = d.GetSiblings()
 		}

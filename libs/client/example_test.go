@@ -343,7 +343,7 @@ func ExampleClient_Scan() {
 	// city/rome old
 }
 
-// Changes as they happen. The sequence of the last event is where another watch goes on.
+// Changes as they happen. Event.After is where another watch goes on.
 func ExampleClient_Watch() {
 	ctx := context.Background()
 	c, err := client.New(addr, client.Options{})

@@ -272,12 +272,15 @@ func (m *memoryNode) GetKeyRange(_ context.Context, r *storagev1.GetKeyRangeRequ
 }
 
 func (m *memoryNode) StreamKeys(r *storagev1.StreamKeysRequest, s grpc.ServerStreamingServer[storagev1.StreamKeysResponse]) error {
+	m.mu.Lock()
+	sequence := m.counter
+	m.mu.Unlock()
 	for _, rec := range m.records(r.GetRange(), r.Cursor) {
-		if err := s.Send(&storagev1.StreamKeysResponse{Records: []*datav1.Record{rec}, Cursor: rec.Key}); err != nil {
+		if err := s.Send(&storagev1.StreamKeysResponse{Records: []*datav1.Record{rec}, Cursor: rec.Key, Sequence: sequence}); err != nil {
 			return err
 		}
 	}
-	return nil
+	return s.Send(&storagev1.StreamKeysResponse{Sequence: sequence})
 }
 
 func (m *memoryNode) Watch(r *storagev1.WatchRequest, s grpc.ServerStreamingServer[storagev1.WatchResponse]) error {

@@ -156,7 +156,8 @@ func TestErrorSaysWhetherTheWriteMayHaveBeenApplied(t *testing.T) {
 		{"a bug", []error{refusal(codes.Internal, "INTERNAL", "bug")}, nil, true},
 		{"lost", []error{lost}, nil, true},
 		{"no time", []error{status.Error(codes.DeadlineExceeded, "late")}, nil, true},
-		{"no time, says the node", []error{refusal(codes.DeadlineExceeded, "DEADLINE_EXCEEDED", "late")}, nil, false},
+		{"no time, says the node", []error{refusal(codes.DeadlineExceeded, "DEADLINE_EXCEEDED", "late")}, nil, true},
+		{"stopping", []error{refusal(codes.Unavailable, "STOPPING", "bye")}, nil, true},
 		{"lost, then refused for now", []error{lost, busy}, nil, true},
 		{"lost, then decided", []error{lost, failed}, []client.WriteOption{client.IfAbsent()}, false},
 		{"lost, then moved away", []error{lost, refusal(codes.FailedPrecondition, "NOT_OWNER", "moved")}, nil, true},
@@ -234,6 +235,10 @@ func TestErrorsCarryWhatTheNodeSays(t *testing.T) {
 	require.EqualValues(t, 7, e.Clock.Entries[0].Counter)
 	require.Equal(t, codes.FailedPrecondition, status.Code(err), "a server that passes it on keeps the code")
 	require.EqualError(t, err, `put "k": the key has a value (CONDITION_FAILED)`)
+
+	answer = refusal(codes.FailedPrecondition, "CONDITION_FAILED", "never seen", &datav1.VectorClock{})
+	e, _ = put()
+	require.Nil(t, e.Clock, "as a read answers it")
 
 	answer = refusal(codes.ResourceExhausted, "TOO_MANY_SIBLINGS", "64 siblings", &datav1.Record{Siblings: siblings})
 	e, err = put()

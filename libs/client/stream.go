@@ -52,9 +52,23 @@ func (c *Client) Keys(ctx context.Context, start, end string) iter.Seq2[string, 
 	}
 }
 
+// ScanOption changes one scan.
+type ScanOption func(*scanOptions)
+
+type scanOptions struct{ sequence *uint64 }
+
+// SnapshotSequence stores at to, before the first record is delivered, the sequence after which a Watch
+// has every change that the scan has not seen. Open that at once: the node keeps changes only as long as
+// its commit log, and longer while a watch needs them.
+func SnapshotSequence(to *uint64) ScanOption { return func(o *scanOptions) { o.sequence = to } }
+
 // Scan walks the records in [start, end) in key order. A broken stream is resumed from its cursor,
 // without a gap and without a repeat; the records after a resumption are of a newer snapshot.
-func (c *Client) Scan(ctx context.Context, start, end string) iter.Seq2[*Record, error] {
+func (c *Client) Scan(ctx context.Context, start, end string, opts ...ScanOption) iter.Seq2[*Record, error] {
+	var o scanOptions
+	for _, f := range opts {
+		f(&o)
+	}
 	return func(yield func(*Record, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
@@ -63,8 +77,9 @@ func (c *Client) Scan(ctx context.Context, start, end string) iter.Seq2[*Record,
 			What:   &storagev1.StreamKeysRequest_Range{Range: &datav1.KeyRange{Start: start, End: end}},
 		}
 		retry := c.newRetrier()
+		sequence := o.sequence
 		for {
-			done, err := c.scanOnce(ctx, req, retry, yield)
+			done, err := c.scanOnce(ctx, req, retry, &sequence, yield)
 			if done {
 				return
 			}
@@ -76,8 +91,9 @@ func (c *Client) Scan(ctx context.Context, start, end string) iter.Seq2[*Record,
 	}
 }
 
-// scanOnce runs one stream and keeps the cursor in req. It reports true when the walk has ended.
-func (c *Client) scanOnce(ctx context.Context, req *storagev1.StreamKeysRequest, retry *retrier, yield func(*Record, error) bool) (bool, error) {
+// scanOnce runs one stream and keeps the cursor in req. It reports true when the walk has ended. The
+// sequence is that of the first snapshot: the records that are delivered already are of that.
+func (c *Client) scanOnce(ctx context.Context, req *storagev1.StreamKeysRequest, retry *retrier, sequence **uint64, yield func(*Record, error) bool) (bool, error) {
 	stream, err := c.storage.StreamKeys(ctx, req)
 	if err != nil {
 		return false, err
@@ -88,6 +104,9 @@ func (c *Client) scanOnce(ctx context.Context, req *storagev1.StreamKeysRequest,
 			return isEOF(err), err
 		}
 		retry.progress()
+		if *sequence != nil {
+			**sequence, *sequence = msg.Sequence, nil
+		}
 		for _, r := range msg.Records {
 			if !yield(r, nil) {
 				return true, nil

@@ -42,9 +42,12 @@ func (k EventKind) String() string {
 
 // Event is what a watch delivers.
 type Event struct {
-	// Sequence of this node: a watch after it neither misses nor repeats anything.
+	// Sequence of the change on this node. Those of one batch follow each other; what the node took in
+	// as a file has one for all.
 	Sequence uint64
-	Kind     EventKind
+	// After is where another watch of this node goes on: everything up to it was delivered.
+	After uint64
+	Kind  EventKind
 	// Record is nil but for Written and Joined.
 	Record *Record
 	// Range is nil but for Removed.
@@ -53,13 +56,13 @@ type Event struct {
 
 // Watch delivers the changes in [start, end), which are durable then, in the order in which the node
 // made them, until the caller ends it or ctx ends. An empty end is the end of the tenant. It begins
-// with the first change after the given sequence; for 0 with what is written after its first event,
-// which is Progress if there is no change before it. A broken stream goes on after the last event,
-// without a gap and without a repeat, as long as Options.RetryFor allows.
+// with the first change after the given sequence, that of an earlier event or of a scan
+// (SnapshotSequence); for 0 with what is written after its first event, which is Progress. A broken
+// stream goes on where it was cut, without a gap, and without a repeat but of a file that was cut in its
+// midst, as long as Options.RetryFor allows.
 //
-// The node keeps changes for as long as its commit log does. A watch that asks for older ones, or falls
-// so far behind, ends with an error for which SequenceTooOld is true: begin a watch, then scan the range
-// while the events are kept, and go on with them; what both deliver, the events say again.
+// The node keeps changes only as long as its commit log, and longer while a watch needs them. A watch
+// that asks for older ones, or falls too far behind, ends with an error for which MustRescan is true.
 func (c *Client) Watch(ctx context.Context, start, end string, after uint64) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
@@ -97,34 +100,35 @@ func (c *Client) watchOnce(ctx context.Context, req *storagev1.WatchRequest, ret
 			return false, err
 		}
 		retry.progress()
-		for _, change := range msg.Changes {
-			if err := advance(req, change.Sequence); err != nil {
-				return false, err
+		oldest := msg.Sequence
+		if len(msg.Changes) > 0 {
+			oldest = min(oldest, msg.Changes[0].Sequence)
+		}
+		if oldest < req.AfterSequence {
+			return false, &Error{
+				Code: codes.OutOfRange, Reason: ReasonSequenceAhead,
+				Message: fmt.Sprintf("the node sent sequence %d after %d: its data is not what it was", oldest, req.AfterSequence),
 			}
-			if !yield(toEvent(change), nil) {
+		}
+		if len(msg.Changes) == 0 && !yield(Event{Sequence: msg.Sequence, After: msg.Sequence}, nil) {
+			return true, nil
+		}
+		for i, change := range msg.Changes {
+			e := toEvent(change)
+			switch {
+			case i == len(msg.Changes)-1:
+				e.After = msg.Sequence
+			case msg.Changes[i+1].Sequence > change.Sequence:
+				e.After = change.Sequence
+			default: // more of the same sequence
+				e.After = change.Sequence - 1
+			}
+			if !yield(e, nil) {
 				return true, nil
 			}
 		}
-		moved := msg.Sequence > req.AfterSequence || len(msg.Changes) == 0
-		if err := advance(req, msg.Sequence); err != nil {
-			return false, err
-		}
-		if moved && !yield(Event{Sequence: msg.Sequence}, nil) {
-			return true, nil
-		}
+		req.AfterSequence = msg.Sequence
 	}
-}
-
-// advance notes that everything up to seq was received.
-func advance(req *storagev1.WatchRequest, seq uint64) error {
-	if seq < req.AfterSequence {
-		return &Error{
-			Code: codes.OutOfRange, Reason: ReasonSequenceTooOld,
-			Message: fmt.Sprintf("the node sent sequence %d after %d: its data is not what it was", seq, req.AfterSequence),
-		}
-	}
-	req.AfterSequence = seq
-	return nil
 }
 
 func toEvent(c *storagev1.Change) Event {

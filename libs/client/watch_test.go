@@ -59,8 +59,8 @@ func TestWatchGoesOnWhereItWasCutWithoutGapOrRepeat(t *testing.T) {
 	started := false
 	for e, err := range c.Watch(t.Context(), start, end, 0) {
 		require.NoError(t, err)
-		require.GreaterOrEqual(t, e.Sequence, last)
-		last = e.Sequence
+		require.GreaterOrEqual(t, e.After, last)
+		last = e.After
 		if !started {
 			require.Equal(t, client.Progress, e.Kind)
 			close(begun)
@@ -100,24 +100,43 @@ func TestWatchDeliversEveryKind(t *testing.T) {
 	n := &watched{memoryNode: newMemoryNode(), watch: func(r *storagev1.WatchRequest, s watchStream) error {
 		asked = r
 		defer close(ended)
-		_ = s.Send(&storagev1.WatchResponse{Sequence: 20, Changes: []*storagev1.Change{
-			{Sequence: 11, Change: &storagev1.Change_Record{Record: record}},
-			{Sequence: 12, Change: &storagev1.Change_Joined{Joined: record}},
-			{Sequence: 14, Change: &storagev1.Change_Removed{Removed: gone}},
-		}})
-		_ = s.Send(&storagev1.WatchResponse{Sequence: 20})
+		for _, m := range []*storagev1.WatchResponse{
+			{Sequence: 10},
+			{Sequence: 20, Changes: []*storagev1.Change{
+				{Sequence: 11, Change: &storagev1.Change_Record{Record: record}},
+				{Sequence: 12, Change: &storagev1.Change_Joined{Joined: record}},
+				{Sequence: 14, Change: &storagev1.Change_Removed{Removed: gone}},
+			}},
+			{Sequence: 20},
+			// A file that the node took in has one sequence, and needs two messages here.
+			{Sequence: 29, Changes: []*storagev1.Change{
+				{Sequence: 30, Change: &storagev1.Change_Record{Record: record}},
+				{Sequence: 30, Change: &storagev1.Change_Record{Record: record}},
+			}},
+			{Sequence: 31, Changes: []*storagev1.Change{
+				{Sequence: 30, Change: &storagev1.Change_Record{Record: record}},
+				{Sequence: 31, Change: &storagev1.Change_Record{Record: record}},
+			}},
+		} {
+			if err := s.Send(m); err != nil {
+				return err
+			}
+		}
 		<-s.Context().Done()
 		return nil
 	}}
 	var got []string
 	for e, err := range dial(t, n, client.Options{Tenant: "shop"}).Watch(t.Context(), "a", "z", 10) {
 		require.NoError(t, err)
-		got = append(got, fmt.Sprint(e.Sequence, " ", e.Kind, " ", e.Record.GetKey(), e.Range.GetStart()))
-		if len(got) == 5 {
+		got = append(got, fmt.Sprint(e.Sequence, " ", e.After, " ", e.Kind, " ", e.Record.GetKey(), e.Range.GetStart()))
+		if len(got) == 9 {
 			break
 		}
 	}
-	require.Equal(t, []string{"11 written k", "12 joined k", "14 removed a", "20 progress ", "20 progress "}, got)
+	require.Equal(t, []string{
+		"10 10 progress ", "11 11 written k", "12 12 joined k", "14 20 removed a", "20 20 progress ",
+		"30 29 written k", "30 29 written k", "30 30 written k", "31 31 written k",
+	}, got)
 	require.Equal(t, "shop a z 10", fmt.Sprint(asked.Tenant, " ", asked.Range.Start, " ", asked.Range.End, " ", asked.AfterSequence))
 	<-ended // a loop that is left ends the call
 }
@@ -135,6 +154,7 @@ func TestWatchEndsWhenItCannotGoOnExactly(t *testing.T) {
 	}{
 		{"too old", func(watchStream) error { return s.Err() }, 500},
 		{"too old, no word from when", func(watchStream) error { return tooOld }, 0},
+		{"ahead", func(watchStream) error { return refusal(codes.OutOfRange, "SEQUENCE_AHEAD", "other data") }, 0},
 		{"other data, by a change", func(s watchStream) error {
 			return s.Send(&storagev1.WatchResponse{Sequence: 3, Changes: []*storagev1.Change{{Sequence: 3}}})
 		}, 0},
@@ -146,7 +166,7 @@ func TestWatchEndsWhenItCannotGoOnExactly(t *testing.T) {
 			events := 0
 			for _, err := range dial(t, n, client.Options{}).Watch(t.Context(), "", "", 10) {
 				events++
-				require.True(t, client.SequenceTooOld(err), "%v", err)
+				require.True(t, client.MustRescan(err), "%v", err)
 				var e *client.Error
 				require.ErrorAs(t, err, &e)
 				oldest, ok := e.OldestSequence()
@@ -157,6 +177,47 @@ func TestWatchEndsWhenItCannotGoOnExactly(t *testing.T) {
 			require.Equal(t, 1, streams)
 		})
 	}
+}
+
+func TestScanAndWatchJoinWithoutAGap(t *testing.T) {
+	// What is written while the scan goes on is in one of both.
+	n := newMemoryNode()
+	c := dial(t, n, client.Options{})
+	for i := range 10 {
+		conflict(t, c, fmt.Sprint("k/", i), "old")
+	}
+	got := map[string]string{}
+	take := func(r *client.Record) {
+		value, _ := client.Winner(r)
+		got[r.Key] = string(value)
+	}
+	after := uint64(99)
+	for r, err := range c.Scan(t.Context(), "", "", client.SnapshotSequence(&after)) {
+		require.NoError(t, err)
+		require.NotEqual(t, uint64(99), after, "it is there before the first record")
+		take(r)
+		if r.Key == "k/5" {
+			for _, k := range []string{"k/3", "k/7", "k/new"} {
+				_, err := c.Put(t.Context(), k, []byte("new"))
+				require.NoError(t, err)
+			}
+		}
+	}
+	for e, err := range c.Watch(t.Context(), "", "", after) {
+		require.NoError(t, err)
+		if e.Kind == client.Written {
+			take(e.Record)
+		}
+		if len(got) == 11 {
+			break
+		}
+	}
+	require.Equal(t, []string{"new", "old", "new", "new"}, []string{got["k/3"], got["k/4"], got["k/7"], got["k/new"]})
+	after = 99
+	for range c.Scan(t.Context(), "nothing", "nothing0", client.SnapshotSequence(&after)) {
+		t.Fatal("a record")
+	}
+	require.EqualValues(t, 13, after)
 }
 
 func TestWatchEndsWithItsContext(t *testing.T) {

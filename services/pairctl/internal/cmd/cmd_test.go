@@ -219,10 +219,10 @@ func TestWatchPrintsALineForEachChange(t *testing.T) {
 	require.Equal(t, "default fruit/ fruit0 10", fmt.Sprint(r.Tenant, " ", r.Range.Start, " ", r.Range.End, " ", r.AfterSequence))
 
 	_, stdout, _ = run(t.Context(), addr, "watch", "-o", "json", "--limit", "4")
-	require.Equal(t, `{"change":"put","key":"fruit/a","sequence":11,"siblings":[{"clock":"n:1","tombstone":false,"value":"red"},{"clock":"n:1","tombstone":false,"value":"green"}],"value":"red"}
-{"change":"delete","key":"fruit/a","sequence":12,"siblings":[{"clock":"","tombstone":true}]}
-{"change":"joined","key":"fruit/a","sequence":13,"siblings":[{"clock":"n:1","tombstone":false,"value_base64":"/w=="}],"value_base64":"/w=="}
-{"change":"removed","end":"b","sequence":14,"start":"a"}
+	require.Equal(t, `{"after":11,"change":"put","key":"fruit/a","sequence":11,"siblings":[{"clock":"n:1","tombstone":false,"value":"red"},{"clock":"n:1","tombstone":false,"value":"green"}],"value":"red"}
+{"after":12,"change":"delete","key":"fruit/a","sequence":12,"siblings":[{"clock":"","tombstone":true}]}
+{"after":13,"change":"joined","key":"fruit/a","sequence":13,"siblings":[{"clock":"n:1","tombstone":false,"value_base64":"/w=="}],"value_base64":"/w=="}
+{"after":20,"change":"removed","end":"b","sequence":14,"start":"a"}
 `, stdout)
 }
 

@@ -104,8 +104,8 @@ func hintFor(err error) string {
 		return "`pairctl get` shows what the key holds now"
 	case client.TooManySiblings(err):
 		return "`pairctl get --siblings` shows the values; put one that merges them with --context and the clock of `pairctl get -o json`"
-	case client.SequenceTooOld(err):
-		return "the node does not keep older changes: begin a watch without --after, then `pairctl scan`"
+	case client.MustRescan(err):
+		return "the node does not have the changes from there on: begin a watch without --after, then `pairctl scan`"
 	case client.Reason(err) == client.ReasonIdempotencyKeyReused:
 		return "another write has this --idempotency-key: a new write needs a new one"
 	case client.MaybeApplied(err):

@@ -21,7 +21,8 @@ JSON object with all siblings, -o json). What happened is put, delete, joined (a
 value of another node) or removed (all keys from the first up to the second are gone).
 
 It begins with what is written from now on. --after goes on where an earlier watch of the same node
-ended; it says so when it ends. The node keeps changes only as long as its commit log.`,
+ended: it says where when it ends, and "after" of an object does. The node keeps changes only as long as
+its commit log, and longer while a watch needs them.`,
 		Args: optionalArg,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if limit < 0 {
@@ -51,7 +52,7 @@ func (a *app) watch(cmd *cobra.Command, c *client.Client, prefix string, last ui
 	begun, n := false, 0
 	for e, err := range c.Watch(cmd.Context(), start, end, last) {
 		if err != nil {
-			if begun && !client.SequenceTooOld(err) {
+			if begun && !client.MustRescan(err) {
 				fmt.Fprintf(a.Err, "note: --after %d goes on here\n", last)
 			}
 			if cmd.Context().Err() != nil {
@@ -62,7 +63,7 @@ func (a *app) watch(cmd *cobra.Command, c *client.Client, prefix string, last ui
 		if !begun {
 			fmt.Fprintln(a.Err, "note: watching; Ctrl-C ends it")
 		}
-		begun, last = true, e.Sequence
+		begun, last = true, e.After
 		if e.Kind == client.Progress {
 			continue
 		}
@@ -79,7 +80,9 @@ func (a *app) watch(cmd *cobra.Command, c *client.Client, prefix string, last ui
 func (a *app) printEvent(e client.Event) error {
 	if e.Kind == client.Removed {
 		if a.output == "json" {
-			return a.printJSON(map[string]any{"sequence": e.Sequence, "change": "removed", "start": e.Range.GetStart(), "end": e.Range.GetEnd()})
+			return a.printJSON(map[string]any{
+				"sequence": e.Sequence, "after": e.After, "change": "removed", "start": e.Range.GetStart(), "end": e.Range.GetEnd(),
+			})
 		}
 		_, err := fmt.Fprintf(a.Out, "%d\tremoved\t%s\t%s\n", e.Sequence, e.Range.GetStart(), e.Range.GetEnd())
 		return err
@@ -93,7 +96,10 @@ func (a *app) printEvent(e client.Event) error {
 		what = "delete"
 	}
 	if a.output == "json" {
-		m := map[string]any{"sequence": e.Sequence, "change": what, "key": e.Record.GetKey(), "siblings": siblingsJSON(e.Record.GetSiblings())}
+		m := map[string]any{
+			"sequence": e.Sequence, "after": e.After, "change": what,
+			"key": e.Record.GetKey(), "siblings": siblingsJSON(e.Record.GetSiblings()),
+		}
 		if found {
 			putValue(m, value)
 		}
