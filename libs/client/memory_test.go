@@ -350,15 +350,17 @@ func (m *memoryNode) Pipeline(s pipeStream) error {
 	}
 }
 
-// addr is where the examples find a node.
-var addr string
+// addr is where the examples find a node: this one in memory, or the real one of PAIRDB_TEST_ADDR.
+var addr = os.Getenv("PAIRDB_TEST_ADDR")
 
 func TestMain(m *testing.M) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		panic(err)
 	}
-	addr = l.Addr().String()
+	if addr == "" {
+		addr = l.Addr().String()
+	}
 	s := grpc.NewServer()
 	storagev1.RegisterStorageServiceServer(s, newMemoryNode())
 	served := make(chan error, 1)
