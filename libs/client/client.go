@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"time"
 
@@ -146,10 +147,8 @@ func (c *Client) Put(ctx context.Context, key string, value []byte, opts ...Writ
 	if err := o.check(); err != nil {
 		return Result{}, fmt.Errorf("put %q: %w", key, err)
 	}
-	what := o.repeats(c)
 	req := &storagev1.WriteRequest{
-		Tenant: c.options.Tenant, Key: key, Value: value, TtlSeconds: o.ttlSeconds(),
-		IdempotencyKey: o.idempotencyKey, Condition: o.condition,
+		Tenant: c.options.Tenant, Key: key, Value: value, TtlSeconds: o.ttlSeconds(), Condition: o.condition,
 	}
 	switch {
 	case o.clock != nil:
@@ -157,7 +156,8 @@ func (c *Client) Put(ctx context.Context, key string, value []byte, opts ...Writ
 	case o.context != nil:
 		req.Causality = &storagev1.WriteRequest_Context{Context: o.context}
 	}
-	resp, err := call(ctx, c, what, func(ctx context.Context, o grpc.CallOption) (*storagev1.WriteResponse, error) {
+	resp, err := single(ctx, c, &o, func(ctx context.Context, idempotencyKey string, o grpc.CallOption) (*storagev1.WriteResponse, error) {
+		req.IdempotencyKey = idempotencyKey
 		return c.storage.Write(ctx, req, o)
 	})
 	if err != nil {
@@ -172,23 +172,39 @@ func (c *Client) Delete(ctx context.Context, key string, opts ...WriteOption) (R
 	if err := o.check(); err != nil {
 		return Result{}, fmt.Errorf("delete %q: %w", key, err)
 	}
-	what := o.repeats(c)
-	req := &storagev1.DeleteRequest{
-		Tenant: c.options.Tenant, Key: key, IdempotencyKey: o.idempotencyKey, Condition: o.condition,
-	}
+	req := &storagev1.DeleteRequest{Tenant: c.options.Tenant, Key: key, Condition: o.condition}
 	switch {
 	case o.clock != nil:
 		req.Causality = &storagev1.DeleteRequest_Clock{Clock: o.clock}
 	case o.context != nil:
 		req.Causality = &storagev1.DeleteRequest_Context{Context: o.context}
 	}
-	resp, err := call(ctx, c, what, func(ctx context.Context, o grpc.CallOption) (*storagev1.DeleteResponse, error) {
+	resp, err := single(ctx, c, &o, func(ctx context.Context, idempotencyKey string, o grpc.CallOption) (*storagev1.DeleteResponse, error) {
+		req.IdempotencyKey = idempotencyKey
 		return c.storage.Delete(ctx, req, o)
 	})
 	if err != nil {
 		return Result{}, fmt.Errorf("delete %q: %w", key, err)
 	}
 	return Result{Outcome: resp.Outcome, Clock: resp.Clock, Siblings: int(resp.Siblings), Replayed: resp.Replayed}, nil
+}
+
+// single makes a put or a delete: f sends it with the idempotency key that it is given.
+func single[T any](ctx context.Context, c *Client, o *writeOptions, f func(context.Context, string, grpc.CallOption) (T, error)) (T, error) {
+	what, idempotencyKey := o.repeats(c), o.idempotencyKey
+	drawn := what == keyed && idempotencyKey == ""
+	if drawn {
+		idempotencyKey = rand.Text()
+	}
+	send := func(ctx context.Context, o grpc.CallOption) (T, error) { return f(ctx, idempotencyKey, o) }
+	resp, err := call(ctx, c, what, send)
+	if drawn && Reason(err) == reasonCorrupted && !MaybeApplied(err) {
+		// Perhaps it is only the node's memory of keys that is damaged. This one is new: nothing is lost
+		// with it but the repeats.
+		idempotencyKey = ""
+		resp, err = call(ctx, c, blind, send)
+	}
+	return resp, err
 }
 
 // Repair joins siblings that were read together, on this or another node, into the key; for

@@ -11,7 +11,8 @@
 //
 //   - Put and Delete name themselves with a random idempotency key, unless they have one, or a clock,
 //     which tells repeats by nature. The node keeps the key for a day. AtLeastOnce, or a client
-//     without repeats (a negative RetryFor), does without.
+//     without repeats (a negative RetryFor), does without; so does a write that finds the node's memory
+//     of keys damaged, and is not repeated then.
 //   - A batch has no key. It is repeated when it was not applied for sure, or when Batch.AtLeastOnce
 //     allows it, or when all its items have clocks.
 //   - A pipeline repeats nothing.

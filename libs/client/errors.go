@@ -35,6 +35,9 @@ const (
 	ReasonOptions = "INVALID_ARGUMENT_OPTIONS"
 )
 
+// reasonCorrupted is damage that is in the way.
+const reasonCorrupted = "CORRUPTED_DATA"
+
 // errorDomain is the domain of the node's own errors.
 const errorDomain = "pairdb"
 

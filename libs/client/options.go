@@ -1,7 +1,6 @@
 package client
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"time"
@@ -159,7 +158,7 @@ func (o writeOptions) ttlSeconds() int64 { return int64((o.ttl + time.Second - 1
 // exact reports whether a repeat of the write changes nothing by itself, and gets the same answer.
 func (o writeOptions) exact() bool { return o.clock != nil && o.condition == nil }
 
-// repeats gives the write an idempotency key where it needs one, and returns what a repeat does.
+// repeats returns what a repeat of a put or a delete does. keyed without a key: it needs one.
 func (o *writeOptions) repeats(c *Client) effect {
 	switch {
 	case o.idempotencyKey != "":
@@ -171,7 +170,6 @@ func (o *writeOptions) repeats(c *Client) effect {
 	case c.options.RetryFor < 0:
 		return blind // it is never repeated
 	}
-	o.idempotencyKey = rand.Text()
 	return keyed
 }
 

@@ -137,6 +137,42 @@ func TestWhoDoesNotRepeatNeedsNoKey(t *testing.T) {
 	require.NotEqual(t, sent[0].IdempotencyKey, sent[1].IdempotencyKey)
 }
 
+func TestDamageAmongTheKeysOfANodeStopsNoWrite(t *testing.T) {
+	// The node keeps idempotency keys among all else: where a table of them is damaged it can't tell
+	// repeats, but a key that was drawn just now has none.
+	var sent []bool
+	var answers []error
+	damaged := refusal(codes.DataLoss, "CORRUPTED_DATA", "000007.sst")
+	lost := status.Error(codes.Unavailable, "connection reset")
+	n := &node{write: func(r *storagev1.WriteRequest) (*storagev1.WriteResponse, error) {
+		sent = append(sent, r.IdempotencyKey != "")
+		err := answers[0]
+		answers = answers[1:]
+		return &storagev1.WriteResponse{}, err
+	}}
+	c := dial(t, n, client.Options{})
+	for _, try := range []struct {
+		name    string
+		answers []error
+		opts    []client.WriteOption
+		keyed   []bool
+		code    codes.Code
+		maybe   bool
+	}{
+		{"only the keys", []error{damaged, nil}, nil, []bool{true, false}, codes.OK, false},
+		{"the record too", []error{damaged, damaged}, nil, []bool{true, false}, codes.DataLoss, false},
+		{"never a second time without the key", []error{damaged, lost}, nil, []bool{true, false}, codes.Unavailable, true},
+		{"nor after a lost answer", []error{lost, damaged}, nil, []bool{true, true}, codes.DataLoss, true},
+		{"a key of the application", []error{damaged}, []client.WriteOption{client.WithIdempotencyKey("x")}, []bool{true}, codes.DataLoss, false},
+	} {
+		sent, answers = nil, try.answers
+		_, err := c.Put(t.Context(), "k", nil, try.opts...)
+		require.Equal(t, try.code, client.Code(err), try.name)
+		require.Equal(t, try.maybe, client.MaybeApplied(err), try.name)
+		require.Equal(t, try.keyed, sent, try.name)
+	}
+}
+
 func TestErrorSaysWhetherTheWriteMayHaveBeenApplied(t *testing.T) {
 	// Who is told "refused" writes again; who is told "perhaps" looks first.
 	lost := status.Error(codes.Unavailable, "connection reset")
