@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
@@ -90,7 +91,7 @@ func (b *Batch) Reset() {
 }
 
 // BatchError says how far a batch came whose call failed: the items before First were answered, those
-// from First to before End have no answer, and those from End on were not sent.
+// from First to before End have no answer, or not all of them, and those from End on were not sent.
 type BatchError struct {
 	First, End int
 	// Len of the batch.
@@ -140,28 +141,71 @@ func (c *Client) write(ctx context.Context, b *Batch, omitClocks bool) ([]Result
 	var errs []error
 	for first := 0; first < b.Len(); {
 		end := b.chunk(first)
-		req := &storagev1.BatchWriteRequest{Tenant: c.options.Tenant, Ops: b.ops[first:end], Atomic: b.Atomic, OmitClocks: omitClocks}
-		resp, err := call(ctx, c, what, func(ctx context.Context, o grpc.CallOption) (*storagev1.BatchWriteResponse, error) {
-			return c.storage.BatchWrite(ctx, req, o)
-		})
-		if err == nil && len(resp.Results) != end-first {
-			err = &Error{Code: codes.Internal, Message: fmt.Sprintf("the node answered %d items", len(resp.Results)), MaybeApplied: true}
-		}
+		refused, err := c.writeChunk(ctx, b, what, first, end, results)
+		errs = append(errs, refused...)
 		if err != nil {
 			errs = append(errs, &BatchError{First: first, End: end, Len: b.Len(), Err: err})
 			break
 		}
-		for i, r := range resp.Results {
-			switch {
-			case r.Error != nil:
-				errs = append(errs, itemError(first+i, true, r.Error))
-			case !omitClocks:
-				results[first+i] = Result{Outcome: r.Outcome, Clock: r.Clock}
-			}
-		}
 		first = end
 	}
 	return results, errors.Join(errs...)
+}
+
+// writeChunk sends the items from first to before end with one call, and then those again that the node
+// refused for now: it does so with all items of a key, so they keep their order. It returns the refused
+// ones in their order.
+func (c *Client) writeChunk(ctx context.Context, b *Batch, what effect, first, end int, results []Result) (refused []error, err error) {
+	index := func(e error) int { return e.(*ItemError).Index }
+	defer func() { slices.SortFunc(refused, func(a, b error) int { return index(a) - index(b) }) }()
+	items := make([]int, end-first) // index in the batch
+	for i := range items {
+		items[i] = first + i
+	}
+	ops := b.ops[first:end]
+	retry := c.newRetrier()
+	for {
+		req := &storagev1.BatchWriteRequest{Tenant: c.options.Tenant, Ops: ops, Atomic: b.Atomic, OmitClocks: results == nil}
+		resp, err := call(ctx, c, what, func(ctx context.Context, o grpc.CallOption) (*storagev1.BatchWriteResponse, error) {
+			return c.storage.BatchWrite(ctx, req, o)
+		})
+		if err == nil && len(resp.Results) != len(ops) {
+			err = &Error{Code: codes.Internal, Message: fmt.Sprintf("the node answered %d of %d items", len(resp.Results), len(ops)), MaybeApplied: true}
+		}
+		if err != nil {
+			return refused, err
+		}
+		var later []int
+		var asked *Error // the longest wait
+		for i, r := range resp.Results {
+			switch {
+			case r.Error != nil:
+				item := itemError(items[i], true, r.Error)
+				refused = append(refused, item)
+				e := asError(item)
+				if !e.retryable() || e.MaybeApplied && what == blind {
+					continue
+				}
+				later = append(later, items[i])
+				if asked == nil || e.RetryAfter > asked.RetryAfter {
+					asked = e
+				}
+			case results != nil:
+				results[items[i]] = Result{Outcome: r.Outcome, Clock: r.Clock}
+			}
+		}
+		if len(later) == 0 || b.Atomic || !retry.wait(ctx, asked) {
+			return refused, nil
+		}
+		items, ops = later, make([]*storagev1.BatchOp, len(later))
+		for i, n := range later {
+			ops[i] = b.ops[n]
+		}
+		refused = slices.DeleteFunc(refused, func(e error) bool {
+			_, found := slices.BinarySearch(later, index(e))
+			return found
+		})
+	}
 }
 
 func (b *Batch) check() error {

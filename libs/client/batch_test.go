@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc/codes"
@@ -85,6 +86,93 @@ func TestBatchThatFailsInTheMiddleSaysHowFarItCame(t *testing.T) {
 	require.ErrorContains(t, err, "batch of 2501, items 1000 to 1999: table 000007 (CORRUPTED_DATA)")
 	require.Equal(t, 2, calls)
 	require.Equal(t, 1000, n.writes)
+}
+
+// stalling refuses the items on every third key for now, until it has done so often enough.
+type stalling struct {
+	*memoryNode
+	left int
+	err  *storagev1.ItemError
+}
+
+func (n *stalling) BatchWrite(ctx context.Context, r *storagev1.BatchWriteRequest) (*storagev1.BatchWriteResponse, error) {
+	refuse := n.left > 0 && len(r.Ops) > 1
+	n.left--
+	var taken storagev1.BatchWriteRequest
+	later := func(op *storagev1.BatchOp) bool { return refuse && op.Key[len(op.Key)-1]%3 == 0 }
+	for _, op := range r.Ops {
+		if !later(op) {
+			taken.Ops = append(taken.Ops, op)
+		}
+	}
+	done, err := n.memoryNode.BatchWrite(ctx, &taken)
+	if err != nil {
+		return nil, err
+	}
+	resp := &storagev1.BatchWriteResponse{}
+	for _, op := range r.Ops {
+		if later(op) {
+			resp.Results = append(resp.Results, &storagev1.BatchWriteResult{Error: n.err})
+			continue
+		}
+		resp.Results = append(resp.Results, done.Results[0])
+		done.Results = done.Results[1:]
+	}
+	return resp, nil
+}
+
+func TestItemsThatTheNodeRefusesForNowAreSentAgainAlone(t *testing.T) {
+	// A stall in the middle of a batch is over soon: to give up would end a bulk load, and to send all of
+	// it again would write twice.
+	busy := &storagev1.ItemError{Code: int32(codes.ResourceExhausted), Reason: "OVERLOADED", Message: "busy", RetryAfterMs: 1}
+	fill := func() *client.Batch {
+		var b client.Batch
+		for i := range 100 {
+			b.Put(fmt.Sprint(i%50), fmt.Append(nil, i)) // each key twice, in this order
+		}
+		return &b
+	}
+	n := &stalling{memoryNode: newMemoryNode(), left: 3, err: busy}
+	c := dial(t, n, client.Options{})
+	results, err := c.WriteResults(t.Context(), fill())
+	require.NoError(t, err)
+	require.Equal(t, 100, n.writes)
+	for i := range 50 {
+		require.Equal(t, fmt.Sprint(50+i), string(n.read(fmt.Sprint(i)).Value))
+		require.NotNil(t, results[i].Clock)
+	}
+
+	for name, c := range map[string]struct {
+		err   *storagev1.ItemError
+		after time.Duration
+	}{
+		"no repeats":           {busy, -1},
+		"longer than it takes": {&storagev1.ItemError{Code: int32(codes.ResourceExhausted), Reason: "DISK_FULL", Message: "full", RetryAfterMs: 3_600_000}, 0},
+		"perhaps it is there":  {&storagev1.ItemError{Code: int32(codes.Unavailable), Reason: "LOG_WRITE", Message: "log", RetryAfterMs: 1}, 0},
+	} {
+		n := &stalling{memoryNode: newMemoryNode(), left: 1000, err: c.err}
+		err := dial(t, n, client.Options{RetryFor: c.after}).Write(t.Context(), fill())
+		all := err.(interface{ Unwrap() []error }).Unwrap()
+		require.Len(t, all, 2*refusedKeys(50), name)
+		require.Equal(t, c.err.Reason, client.Reason(err), name)
+		require.Equal(t, 100-len(all), n.writes, name)
+		last := -1
+		for _, e := range all {
+			var item *client.ItemError
+			require.ErrorAs(t, e, &item)
+			require.Greater(t, item.Index, last, name)
+			last = item.Index
+		}
+	}
+}
+
+func refusedKeys(n int) (refused int) {
+	for i := range n {
+		if key := fmt.Sprint(i); key[len(key)-1]%3 == 0 {
+			refused++
+		}
+	}
+	return refused
 }
 
 func TestRefusedItemDoesNotHideThatOthersMayBeApplied(t *testing.T) {
@@ -171,7 +259,7 @@ func TestBatchWithTheWrongNumberOfAnswersIsNoSuccess(t *testing.T) {
 	var b client.Batch
 	b.Put("k", nil)
 	err := dial(t, n, client.Options{}).Write(t.Context(), &b)
-	require.ErrorContains(t, err, "answered 0 items")
+	require.ErrorContains(t, err, "answered 0 of 1 items")
 	require.True(t, client.MaybeApplied(err))
 }
 
