@@ -202,3 +202,67 @@ func TestLifetimeIsNeverRoundedToForEver(t *testing.T) {
 	}
 	require.Len(t, sent, 4, "nothing was sent")
 }
+
+// slow never answers, and remembers repairs.
+type slow struct {
+	*memoryNode
+	repairs []*datav1.Record
+}
+
+func (n *slow) Read(ctx context.Context, _ *storagev1.ReadRequest) (*storagev1.ReadResponse, error) {
+	<-ctx.Done()
+	return nil, ctx.Err()
+}
+
+func (n *slow) Repair(_ context.Context, r *storagev1.RepairRequest) (*storagev1.RepairResponse, error) {
+	if n.repairs = append(n.repairs, r.Record); len(n.repairs) == 1 {
+		return nil, status.Error(codes.Unavailable, "connection reset")
+	}
+	return &storagev1.RepairResponse{}, nil
+}
+
+func TestCallWithoutADeadlineEnds(t *testing.T) {
+	// A node that hangs must not hang its callers for ever.
+	c := dial(t, &slow{memoryNode: newMemoryNode()}, client.Options{Timeout: 20 * time.Millisecond})
+	_, err := c.Get(t.Context(), "k")
+	require.ErrorIs(t, err, context.DeadlineExceeded)
+	require.Equal(t, codes.DeadlineExceeded, client.Code(err))
+	require.False(t, client.MaybeApplied(err), "a read applies nothing")
+	require.False(t, client.Retryable(err), "a node that is too slow gets no more to do")
+}
+
+func TestRepairIsSentAgain(t *testing.T) {
+	// It joins: a second time it changes nothing.
+	n := &slow{memoryNode: newMemoryNode()}
+	c := dial(t, n, client.Options{Tenant: "shop"})
+	siblings := []*client.Sibling{{Value: []byte("a")}, {Tombstone: true}}
+	require.NoError(t, c.Repair(t.Context(), "k", siblings))
+	require.Len(t, n.repairs, 2)
+	require.Equal(t, "shop", c.Tenant())
+	require.Equal(t, "shop", n.repairs[1].Tenant)
+	require.Len(t, n.repairs[1].Siblings, 2)
+}
+
+func TestBatchOfDeletesSaysWhatEachFollowsFrom(t *testing.T) {
+	var sent []*storagev1.BatchOp
+	n := &node{batch: func(r *storagev1.BatchWriteRequest) (*storagev1.BatchWriteResponse, error) {
+		sent = r.Ops
+		return &storagev1.BatchWriteResponse{Results: make([]*storagev1.BatchWriteResult, len(r.Ops))}, nil
+	}}
+	clock := &datav1.VectorClock{Entries: []*datav1.ClockEntry{{NodeId: "n", Counter: 7}}}
+	var b client.Batch
+	b.Delete("blind")
+	empty := b.Bytes()
+	b.Delete("context", client.WithContext(clock))
+	b.Delete("clock", client.WithClock(clock))
+	b.Delete("condition", client.IfClock(nil))
+	b.Put("put", []byte("v"), client.WithContext(nil), client.WithTTL(time.Minute))
+	require.Greater(t, b.Bytes(), 5*empty)
+	require.NoError(t, dial(t, n, client.Options{}).Write(t.Context(), &b))
+	require.Nil(t, sent[0].GetDelete().GetCausality())
+	require.EqualValues(t, 7, sent[1].GetDelete().GetContext().GetEntries()[0].Counter)
+	require.EqualValues(t, 7, sent[2].GetDelete().GetClock().GetEntries()[0].Counter)
+	require.NotNil(t, sent[3].GetDelete().GetCondition().GetClock())
+	require.NotNil(t, sent[4].GetPut().GetContext())
+	require.EqualValues(t, 60, sent[4].GetPut().GetTtlSeconds())
+}
