@@ -153,7 +153,7 @@ var table = []row{
 	{err: errSlowReader, code: codes.ResourceExhausted, reason: "SLOW_READER", retry: time.Second,
 		when: "A stream waited for its reader for a minute: go on after the last cursor."},
 	{err: engine.ErrLogWrite, code: codes.Unavailable, reason: "LOG_WRITE", retry: 500 * time.Millisecond,
-		when: "The write could not be logged and was not made."},
+		when: "The write could not be logged. A crash of the node may still bring it back: repeat it with its idempotency key or its clock."},
 	{err: engine.ErrCorrupt, code: codes.DataLoss, reason: "CORRUPTED_DATA"},
 }
 
