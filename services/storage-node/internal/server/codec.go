@@ -34,6 +34,11 @@ const (
 	maxParts = 1 << 20
 	// countFrom: what is smaller can't become large.
 	countFrom = 64 << 10
+	// bytesPerPart is what parts take on average at least, beyond the first minParts of them. The
+	// smallest that mean something, a clock's entries and a batch's deletes, take seven. So a message
+	// takes a few dozen times its size in memory at most, and not fifty megabytes for one.
+	bytesPerPart = 4
+	minParts     = 8192
 	// maxDepth is deeper than any message of ours.
 	maxDepth = 16
 )
@@ -48,16 +53,16 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 		}
 		raw.buffer = data.MaterializeToBuffer(mem.DefaultBufferPool())
 		raw.data = raw.buffer.ReadOnlyData()
-		if len(raw.data) > countFrom && countParts(raw.data, pipelineRequest, 0) > maxParts {
-			raw.err = fmt.Errorf("%w: more than %d elements", errMalformed, maxParts)
+		if limit, over := tooManyParts(raw.data, pipelineRequest); over {
+			raw.err = fmt.Errorf("%w: more than %d elements", errMalformed, limit)
 		}
 		return nil
 	}
 	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buf.Free()
 	b := buf.ReadOnlyData()
-	if len(b) > countFrom && countParts(b, message.ProtoReflect().Descriptor(), 0) > maxParts {
-		complain(message, fmt.Sprintf("more than %d elements", maxParts))
+	if limit, over := tooManyParts(b, message.ProtoReflect().Descriptor()); over {
+		complain(message, fmt.Sprintf("more than %d elements", limit))
 		return nil
 	}
 	if err := proto.Unmarshal(b, message); err != nil {
@@ -77,6 +82,15 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 		return v.answers.message(), nil
 	}
 	return c.CodecV2.Marshal(v)
+}
+
+// tooManyParts reports whether a message has more parts than its size, or any, allows.
+func tooManyParts(b []byte, d protoreflect.MessageDescriptor) (limit int, over bool) {
+	if len(b) <= countFrom {
+		return 0, false
+	}
+	limit = min(maxParts, minParts+len(b)/bytesPerPart)
+	return limit, countParts(b, d, 0) > limit
 }
 
 // countParts counts the messages and list elements in an encoded message, without allocating any.

@@ -1,15 +1,24 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	datav1 "github.com/pairdb/pairdb/proto/pairdb/data/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
@@ -135,17 +144,149 @@ func TestEveryLimitOfABatchHasTwoSides(t *testing.T) {
 // and a hundred here.
 func TestElementsOfAMessageAreCountedBeforeTheyAreMade(t *testing.T) {
 	w := start(t)
-	_, err := w.storage.BatchRead(t.Context(), &storagev1.BatchReadRequest{Tenant: "t", Keys: make([]string, maxParts)})
-	require.Equal(t, "INVALID_ARGUMENT_BATCH", refused(t, err).reason)
-	_, err = w.storage.BatchRead(t.Context(), &storagev1.BatchReadRequest{Tenant: "t", Keys: make([]string, maxParts+1)})
-	require.Equal(t, refusal{code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_MESSAGE"}, refused(t, err))
+	keys := func(n, bytes int) (out []string) {
+		key := strings.Repeat("k", bytes-2) // tag and length
+		for range n {
+			out = append(out, key)
+		}
+		return out
+	}
+	for i, c := range []struct {
+		keys   []string
+		reason string
+	}{
+		{keys(maxParts, bytesPerPart), "INVALID_ARGUMENT_BATCH"},
+		{keys(maxParts+1, bytesPerPart), "INVALID_ARGUMENT_MESSAGE"},
+		{keys(countFrom/2-2, 2), "INVALID_ARGUMENT_BATCH"}, // too small to be counted
+		{keys(40_000, 2), "INVALID_ARGUMENT_MESSAGE"},
+		{keys(40_000, 3), "INVALID_ARGUMENT_MESSAGE"},
+		{keys(40_000, 4), "INVALID_ARGUMENT_BATCH"},
+	} {
+		_, err := w.storage.BatchRead(t.Context(), &storagev1.BatchReadRequest{Tenant: "t", Keys: c.keys})
+		require.Equal(t, c.reason, refused(t, err).reason, "case %d", i)
+	}
 
 	entries := &datav1.VectorClock{Entries: make([]*datav1.ClockEntry, maxParts)} // and the clock itself
 	for i := range entries.Entries {
-		entries.Entries[i] = &datav1.ClockEntry{}
+		entries.Entries[i] = &datav1.ClockEntry{NodeId: "n", Counter: 1}
 	}
-	_, err = w.storage.Delete(t.Context(), &storagev1.DeleteRequest{Tenant: "t", Key: "k", Causality: &storagev1.DeleteRequest_Clock{Clock: entries}})
+	_, err := w.storage.Delete(t.Context(), &storagev1.DeleteRequest{Tenant: "t", Key: "k", Causality: &storagev1.DeleteRequest_Clock{Clock: entries}})
 	require.Equal(t, "INVALID_ARGUMENT_MESSAGE", refused(t, err).reason)
+}
+
+// The largest requests that have a meaning, of the smallest parts that have one, must pass.
+func TestLargestMeaningfulRequestIsNotTakenForAHostileOne(t *testing.T) {
+	w := start(t)
+	small := &storagev1.BatchWriteRequest{Tenant: "t"}
+	for i := range 1000 {
+		clock := &datav1.VectorClock{}
+		for j := range 1000 {
+			clock.Entries = append(clock.Entries, &datav1.ClockEntry{NodeId: strconv.FormatInt(int64(j), 36), Counter: 1})
+		}
+		small.Ops = append(small.Ops, &storagev1.BatchOp{Key: strconv.FormatInt(int64(i), 36),
+			Op: &storagev1.BatchOp_Delete{Delete: &storagev1.DeleteOp{Causality: &storagev1.DeleteOp_Clock{Clock: clock}}}})
+	}
+	require.Greater(t, countParts(marshalled(t, small), small.ProtoReflect().Descriptor(), 0), 1_000_000)
+	resp, err := w.storage.BatchWrite(t.Context(), small)
+	require.NoError(t, err)
+	for _, r := range resp.GetResults() {
+		require.Equal(t, "", r.GetError().GetReason())
+	}
+}
+
+func marshalled(t *testing.T, m proto.Message) []byte {
+	t.Helper()
+	b, err := proto.Marshal(m)
+	require.NoError(t, err)
+	return b
+}
+
+// Whatever comes in, memory is a small multiple of its size, and a refusal changes nothing.
+func TestHostileMessagesTakeLittleMemory(t *testing.T) {
+	const allowed = 40 // bytes for each of the message
+	w := start(t)
+	parts := func(n int, outer ...byte) []byte { return bytes.Repeat(outer, n) }
+	field := func(number protowire.Number, content []byte) []byte {
+		return protowire.AppendBytes(protowire.AppendTag(nil, number, protowire.BytesType), content)
+	}
+	entry := []byte{0x0a, 2, 0x10, 1}
+	for name, c := range map[string]struct {
+		method  string
+		message []byte
+	}{
+		"empty keys":                 {storagev1.StorageService_BatchRead_FullMethodName, parts(10<<20-10, 0x12, 0)},
+		"empty operations":           {storagev1.StorageService_BatchWrite_FullMethodName, parts(10<<20-10, 0x12, 0)},
+		"operations":                 {storagev1.StorageService_BatchWrite_FullMethodName, parts(4<<20, 0x12, 2, 0x12, 0)},
+		"1,001 operations":           {storagev1.StorageService_BatchWrite_FullMethodName, parts(1001, 0x12, 5, 0x0a, 1, 'k', 0x12, 0)},
+		"empty entries":              {storagev1.StorageService_Write_FullMethodName, field(4, parts(5<<20, 0x0a, 0))},
+		"small entries":              {storagev1.StorageService_Write_FullMethodName, field(4, parts(1<<20-10, entry...))},
+		"1,001 entries":              {storagev1.StorageService_Write_FullMethodName, field(4, parts(1001, entry...))},
+		"empty siblings":             {storagev1.StorageService_Repair_FullMethodName, field(1, parts(5<<20, 0x1a, 0))},
+		"siblings":                   {storagev1.StorageService_Repair_FullMethodName, field(1, parts(1<<19, 0x1a, 4, 0x0a, 2, 0x0a, 0))},
+		"hash ranges":                {storagev1.StorageService_StreamKeys_FullMethodName, field(3, parts(5<<20, 0x0a, 0))},
+		"long token":                 {storagev1.StorageService_GetKeyRange_FullMethodName, field(4, parts(19<<20, 'A'))},
+		"unknown field":              {storagev1.StorageService_Read_FullMethodName, field(99, parts(19<<20, 'A'))},
+		"pipelined empty operations": {storagev1.StorageService_Pipeline_FullMethodName, parts(10<<20-10, 0x12, 0)},
+		"pipelined entries":          {storagev1.StorageService_Pipeline_FullMethodName, field(2, field(4, field(2, parts(1<<20-10, entry...))))},
+		"pipelined empty entries":    {storagev1.StorageService_Pipeline_FullMethodName, field(2, field(4, field(2, parts(5<<20, 0x0a, 0))))},
+		"pipelined siblings":         {storagev1.StorageService_Pipeline_FullMethodName, field(2, field(6, parts(1<<19, 0x0a, 4, 0x0a, 2, 0x0a, 0)))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			raw := grpc.ForceCodecV2(rawCodec{encoding.GetCodecV2("proto")})
+			desc := &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}
+			ask := func() error {
+				stream, err := w.conn.NewStream(t.Context(), desc, c.method, raw)
+				require.NoError(t, err)
+				require.NoError(t, stream.SendMsg(c.message))
+				require.NoError(t, stream.CloseSend())
+				var answer ignored
+				for err = nil; err == nil; {
+					err = stream.RecvMsg(&answer)
+				}
+				return err
+			}
+			_ = ask() // pools and windows are warm
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			err := ask()
+			runtime.ReadMemStats(&after)
+			if !errors.Is(err, io.EOF) { // pipelines answer each operation
+				require.Contains(t, refused(t, err).reason, "INVALID_ARGUMENT")
+			}
+			took := after.TotalAlloc - before.TotalAlloc
+			t.Logf("%d bytes for a message of %d", took, len(c.message))
+			require.LessOrEqual(t, took, uint64(allowed*len(c.message)+1<<20))
+			require.Empty(t, w.engine.data)
+		})
+	}
+}
+
+// ignored is an answer that nobody reads.
+type ignored struct{}
+
+// A message that is too large is cut off before it is in memory, with a status that says so; one byte less
+// is looked at.
+func TestMessagesAreLargeAsTheLimitAtMost(t *testing.T) {
+	w := start(t)
+	request := func(bytes int) *storagev1.WriteRequest {
+		r := &storagev1.WriteRequest{Tenant: "t", Key: "k"}
+		r.Value = make([]byte, bytes-len(marshalled(t, r))-5) // its tag and length
+		require.Len(t, marshalled(t, r), bytes)
+		return r
+	}
+	_, err := w.storage.Write(t.Context(), request(maxRequestBytes))
+	require.Equal(t, "INVALID_ARGUMENT_VALUE", refused(t, err).reason)
+	_, err = w.storage.Write(t.Context(), request(maxRequestBytes+1))
+	require.Equal(t, codes.ResourceExhausted, status.Code(err))
+	require.ErrorContains(t, err, "larger than max")
+
+	s := pipe(t, t.Context(), w)
+	require.NoError(t, s.Send(&storagev1.PipelineRequest{Tenant: "t", Ops: []*storagev1.PipelineOp{putOp(1, "k", strings.Repeat("v", maxRequestBytes))}}))
+	_, err = s.Recv()
+	require.Equal(t, codes.ResourceExhausted, status.Code(err))
+	require.ErrorContains(t, err, "larger than max")
+	require.Empty(t, w.engine.data)
+	w.put("k", "the connection goes on")
 }
 
 func TestEveryLimitOfARepairHasTwoSides(t *testing.T) {
