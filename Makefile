@@ -81,6 +81,10 @@ crash: ## long form of the crash, error and bit-flip campaigns
 meta: ## long form of the metamorphic test
 	@cd services && PAIRDB_LONG=1 go test -count=1 -timeout 4h -v -run 'EngineEqualsModel' $(ENGINE)
 
+.PHONY: slow-readers
+slow-readers: ## readers that stop reading, for the whole minute that a node has patience
+	@cd services && PAIRDB_LONG=1 go test -count=1 -timeout 30m -v -run 'ReadersThatStop' ./storage-node/internal/server
+
 FUZZTIME ?= 5m
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME

@@ -51,14 +51,14 @@ func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
 		if !ok {
 			return c.CodecV2.Unmarshal(data, v)
 		}
-		raw.buffer = data.MaterializeToBuffer(mem.DefaultBufferPool())
+		raw.buffer = data.MaterializeToBuffer(poolFor(data.Len()))
 		raw.data = raw.buffer.ReadOnlyData()
 		if limit, over := tooManyParts(raw.data, pipelineRequest); over {
 			raw.err = fmt.Errorf("%w: more than %d elements", errMalformed, limit)
 		}
 		return nil
 	}
-	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	buf := data.MaterializeToBuffer(poolFor(data.Len()))
 	defer buf.Free()
 	b := buf.ReadOnlyData()
 	if limit, over := tooManyParts(b, message.ProtoReflect().Descriptor()); over {
@@ -80,8 +80,36 @@ func (c codec) Marshal(v any) (mem.BufferSlice, error) {
 		return v.message(), nil
 	case *Encoded:
 		return v.answers.message(), nil
+	case proto.Message:
+		return marshal(v)
 	}
 	return c.CodecV2.Marshal(v)
+}
+
+// marshal is what gRPC's codec does, but for the pool.
+func marshal(m proto.Message) (mem.BufferSlice, error) {
+	size := proto.Size(m)
+	o := proto.MarshalOptions{UseCachedSize: true}
+	if mem.IsBelowBufferPoolingThreshold(size) {
+		b, err := o.Marshal(m)
+		return mem.BufferSlice{mem.SliceBuffer(b)}, err
+	}
+	pool := poolFor(size)
+	buf := pool.Get(size)
+	if _, err := o.MarshalAppend((*buf)[:0], m); err != nil {
+		pool.Put(buf)
+		return nil, err
+	}
+	return mem.BufferSlice{mem.NewBuffer(buf, pool)}, nil
+}
+
+// poolFor returns the pool for messages of a size. gRPC's has nothing between 32 KiB and 1 MiB: there each
+// message of a stream would take a megabyte, and a reader that stops a few of them.
+func poolFor(size int) mem.BufferPool {
+	if size > 32<<10 && size < 1<<20 {
+		return answersMemory
+	}
+	return mem.DefaultBufferPool()
 }
 
 // tooManyParts reports whether a message has more parts than its size, or any, allows.

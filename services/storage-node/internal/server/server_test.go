@@ -125,3 +125,13 @@ func refused(t *testing.T, err error) refusal {
 	require.NotEmpty(t, out.reason, "%v has no ErrorInfo", err)
 	return out
 }
+
+// facts returns the metadata of an error.
+func facts(err error) map[string]string {
+	for _, d := range status.Convert(err).Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			return info.GetMetadata()
+		}
+	}
+	return nil
+}
