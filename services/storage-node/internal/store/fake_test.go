@@ -25,7 +25,8 @@ type fakeEngine struct {
 	// beforeSubmit runs without the lock, before a batch is looked at.
 	beforeSubmit func(n int)
 	iters        int
-	moves        int // of iterators, all together
+	moves        int // of iterators and tails, all together
+	onMove       func(n int)
 	tails        int
 	log          []TailChange
 	oldest       ikey.Seq // what is in front of it is not kept
@@ -238,7 +239,7 @@ func (it *fakeIter) Next() bool {
 	}
 	it.pos++
 	it.f.mu.Lock()
-	it.f.moves++
+	it.f.move()
 	it.f.mu.Unlock()
 	if it.pos >= len(it.entries) {
 		return false
@@ -254,6 +255,13 @@ func (it *fakeIter) Close() error {
 	defer it.f.mu.Unlock()
 	it.f.iters--
 	return nil
+}
+
+// move counts; mu is held.
+func (f *fakeEngine) move() {
+	if f.moves++; f.onMove != nil {
+		f.onMove(f.moves)
+	}
 }
 
 // record writes a change to the log only, for what the store never writes.
@@ -325,6 +333,7 @@ func (t *fakeTail) Next(ctx context.Context) (TailChange, error) {
 		if t.pos < len(f.log) && f.log[t.pos].Seq <= f.durable {
 			c := f.log[t.pos]
 			t.pos++
+			f.move()
 			t.key, t.value = append(t.key[:0], c.Key...), append(t.value[:0], c.Value...)
 			return TailChange{c.Seq, c.Kind, t.key, t.value}, nil
 		}
