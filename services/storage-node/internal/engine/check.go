@@ -127,6 +127,9 @@ func (c *checker) tables(ctx context.Context, v *manifest.Version) error {
 	c.total = int64(v.TotalBytes())
 	for _, tables := range v.Levels {
 		for _, t := range tables {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
 			if err := c.table(ctx, t); err != nil {
 				return err
 			}

@@ -35,6 +35,9 @@ func (e *Engine) Compact(ctx context.Context, start, end []byte, progress func(C
 	var at CompactProgress
 	var skipped, failed int
 	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
 		r, next, outcome, err := e.manualStep(m)
 		if err != nil {
 			return err
