@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -23,8 +24,11 @@ import (
 
 type pipeStream = grpc.BidiStreamingServer[storagev1.PipelineRequest, storagev1.PipelineResponse]
 
+// open returns a pipeline of its own client. At the end of the test no goroutine of either side may be left.
 func open(t *testing.T, serve func(pipeStream) error) *client.Pipeline {
 	t.Helper()
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) }) // after the client is closed
 	p, err := dial(t, &node{pipeline: serve}, client.Options{Tenant: "shop"}).Pipeline(t.Context())
 	require.NoError(t, err)
 	return p
