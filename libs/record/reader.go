@@ -26,11 +26,15 @@ type Options struct {
 // readBytes is how much is read at once: large enough that system calls do not count.
 const readBytes = 256 << 10
 
+// keptBytes is what a reader keeps for the next frames: one that follows a file may stand at its end for
+// days.
+const keptBytes = 1 << 20
+
 // epochAt is where the epoch stands in a header.
 const epochAt = 12
 
-// Reader walks the frames of a file. It is for one goroutine. Memory: the largest frame, at least
-// 256 KiB for a file.
+// Reader walks the frames of a file. It is for one goroutine. Memory: the frame, at least 256 KiB for a
+// file, and at most 1 MiB at its end.
 type Reader struct {
 	src   io.ReaderAt
 	size  int64
@@ -89,6 +93,9 @@ func (r *Reader) Next() (Header, []byte, error) {
 
 func (r *Reader) next() (Header, []byte, error) {
 	if r.off == r.size {
+		if r.src != nil && cap(r.buf) > keptBytes {
+			r.buf, r.bufAt = nil, r.off
+		}
 		return Header{}, nil, io.EOF
 	}
 	if r.size-r.off < HeaderBytes {
@@ -229,7 +236,7 @@ func (r *Reader) fill(off int64, n int) error {
 	if i := off - r.bufAt; i >= 0 && i < int64(len(r.buf)) {
 		keep = r.buf[i:]
 	}
-	if cap(r.buf) < want {
+	if cap(r.buf) < want || cap(r.buf) > keptBytes && want <= readBytes {
 		r.buf = append(make([]byte, 0, want), keep...)
 	} else {
 		r.buf = r.buf[:copy(r.buf[:cap(r.buf)], keep)]

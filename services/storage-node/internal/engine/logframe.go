@@ -66,6 +66,16 @@ type logUnpacker struct {
 	buf []byte
 }
 
+// shrink gives the memory of a large group back, once what group returned is not needed any more.
+func (u *logUnpacker) shrink() {
+	if cap(u.buf) > keptUnpacked {
+		u.buf = nil
+	}
+}
+
+// keptUnpacked is what is kept for the next group.
+const keptUnpacked = 1 << 20
+
 // group decodes a frameBatch or a framePacked. ops is valid until the next call, and as long as payload.
 func (u *logUnpacker) group(kind uint8, payload []byte) (first ikey.Seq, count uint32, ops []byte, err error) {
 	if len(payload) < groupHeaderBytes {

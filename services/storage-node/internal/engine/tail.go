@@ -116,7 +116,10 @@ func (t *Tail) pending() (Change, bool, error) {
 			return Change{}, false, err
 		}
 		seq := t.seq
-		t.ops, t.seq = rest, seq+1
+		if t.ops, t.seq = rest, seq+1; len(rest) == 0 {
+			t.ops = nil
+			t.unpacker.shrink()
+		}
 		if seq >= t.from {
 			return Change{Seq: seq, Kind: c.kind, Key: c.key, Value: c.value}, true, nil
 		}

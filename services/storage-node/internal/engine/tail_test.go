@@ -3,6 +3,8 @@ package engine
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -249,4 +251,54 @@ func TestFeedRangeIsWhatTailTakes(t *testing.T) {
 	require.NoError(t, e.Close())
 	_, _, err = e.FeedRange()
 	require.ErrorIs(t, err, ErrClosed)
+}
+
+func TestTailAtTheEndHoldsNoLargeFrame(t *testing.T) {
+	// A follower that has nothing to do must not keep the largest batch that it ever saw: hundreds of them
+	// would be the node's memory.
+	o := quietOptions(vfs.NewMem())
+	o.MemtableBytes, o.LogSegmentBytes, o.MaxBatchBytes = 64<<20, 64<<20, 16<<20
+	e := mustOpen(t, o)
+	put(t, e, testKey(0), "v")
+	const tails, large = 8, 8 << 20
+	over, cancel := context.WithCancel(context.Background())
+	cancel()
+	noise := make([]byte, large)
+	rng := rand.New(rand.NewPCG(1, 2))
+	for i := range noise {
+		noise[i] = byte(rng.Uint32())
+	}
+	for name, value := range map[string]string{"packed": strings.Repeat("v", large), "as it is": string(noise)} {
+		from := e.VisibleSeq() + 1
+		put(t, e, testKey(1), value)
+		before := heapBytes()
+		var open []*Tail
+		for range tails {
+			tail, err := e.Tail(from)
+			require.NoError(t, err)
+			c, err := tail.Next(over)
+			require.NoError(t, err)
+			require.Greater(t, len(c.Value), large)
+			_, err = tail.Next(over)
+			require.ErrorIs(t, err, context.Canceled)
+			open = append(open, tail)
+		}
+		require.Less(t, heapBytes()-before, int64(tails<<20), name)
+		put(t, e, testKey(2), "small")
+		for _, tail := range open {
+			c, err := tail.Next(over)
+			require.NoError(t, err)
+			require.Equal(t, testKey(2), c.Key)
+			require.NoError(t, tail.Close())
+		}
+	}
+	require.NoError(t, e.Close())
+}
+
+func heapBytes() int64 {
+	runtime.GC()
+	runtime.GC() // pools take two
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }
