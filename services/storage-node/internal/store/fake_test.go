@@ -19,6 +19,7 @@ type fakeEngine struct {
 	applied ikey.Seq
 	durable ikey.Seq
 	held    bool // nothing becomes durable until release
+	eager   bool // readers see what is not durable
 	moved   *sync.Cond
 	failed  error
 	submits int
@@ -191,7 +192,7 @@ type fakeSnapshot struct {
 func (f *fakeEngine) NewSnapshot() Snapshot {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return &fakeSnapshot{f, f.durable}
+	return &fakeSnapshot{f, f.visible()}
 }
 
 func (s *fakeSnapshot) Close() error  { return nil }
@@ -257,6 +258,14 @@ func (it *fakeIter) Close() error {
 	return nil
 }
 
+// visible is what readers see; mu is held.
+func (f *fakeEngine) visible() ikey.Seq {
+	if f.eager {
+		return f.applied
+	}
+	return f.durable
+}
+
 // move counts; mu is held.
 func (f *fakeEngine) move() {
 	if f.moves++; f.onMove != nil {
@@ -287,7 +296,7 @@ func (f *fakeEngine) forget(oldest ikey.Seq) {
 func (f *fakeEngine) FeedRange() (oldest, newest ikey.Seq, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return max(f.oldest, 1), f.durable, nil
+	return max(f.oldest, 1), f.visible(), nil
 }
 
 func (f *fakeEngine) Tail(from ikey.Seq) (Tail, error) {
@@ -330,7 +339,7 @@ func (t *fakeTail) Next(ctx context.Context) (TailChange, error) {
 		if t.pos < len(f.log) && f.log[t.pos].Seq < f.oldest {
 			return TailChange{}, ErrOutOfRange
 		}
-		if t.pos < len(f.log) && f.log[t.pos].Seq <= f.durable {
+		if t.pos < len(f.log) && f.log[t.pos].Seq <= f.visible() {
 			c := f.log[t.pos]
 			t.pos++
 			f.move()

@@ -204,6 +204,37 @@ func TestWatchWaitsForDurability(t *testing.T) {
 	})
 }
 
+// Danger: in a mode in which readers see what is not durable, a crash takes sequences back that a follower
+// has, and gives them to other changes: it misses those for ever.
+func TestSequencesThatAreToldAreDurableInEveryMode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake()
+		s := open(t, f, Options{AckBeforeDurable: true})
+		f.eager = true
+		ctx, cancel := context.WithCancel(t.Context())
+		told := make(chan uint64, 10)
+		done := make(chan error, 1)
+		go func() {
+			done <- s.Watch(ctx, WatchRequest{Tenant: "t"}, func(c Changes) error { told <- c.Sequence; return nil })
+		}()
+		require.Equal(t, uint64(1), <-told)
+		f.hold()
+		put(t, s, "k", "v", Causality{})
+		streamed := make(chan uint64, 1)
+		go func() {
+			_ = s.Stream(bg, StreamRequest{Tenant: "t"}, func(c Chunk) error { streamed <- c.Sequence; return nil })
+		}()
+		synctest.Wait()
+		require.Empty(t, told)
+		require.Empty(t, streamed)
+		f.release()
+		require.Equal(t, uint64(2), <-told)
+		require.Equal(t, uint64(2), <-streamed)
+		cancel()
+		require.ErrorIs(t, <-done, context.Canceled)
+	})
+}
+
 // Danger: a follower of a quiet range comes back with a sequence of yesterday, which the log does not have
 // any more.
 func TestWatchTellsTheSequenceWhileNothingConcernsTheRange(t *testing.T) {
