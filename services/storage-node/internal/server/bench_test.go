@@ -111,3 +111,38 @@ func BenchmarkContractRead(b *testing.B) {
 		})
 	}
 }
+
+// BenchmarkPipeline is what an operation costs over a stream, with many in a message.
+func BenchmarkPipeline(b *testing.B) {
+	for _, kind := range []string{"read", "write"} {
+		b.Run(kind, func(b *testing.B) {
+			stream, err := storagev1.NewStorageServiceClient(benchServer(b)).Pipeline(b.Context())
+			require.NoError(b, err)
+			const ops, inFlight = 100, 20
+			request := &storagev1.PipelineRequest{Tenant: "t", OmitClocks: true}
+			for i := range ops {
+				op := readOp(uint64(i), "k")
+				if kind == "write" {
+					op = putOp(uint64(i), fmt.Sprint("k", i), "value")
+				}
+				request.Ops = append(request.Ops, op)
+			}
+			outstanding := 0
+			receive := func(until int) {
+				for outstanding > until {
+					m, err := stream.Recv()
+					require.NoError(b, err)
+					outstanding -= len(m.GetResults())
+				}
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				require.NoError(b, stream.Send(request))
+				outstanding += ops
+				receive(ops * inFlight)
+			}
+			receive(0)
+			b.ReportMetric(float64(b.N*ops)/b.Elapsed().Seconds(), "ops/s")
+		})
+	}
+}
