@@ -20,6 +20,7 @@ const (
 	inSet    = node + "manifest"
 	inBoard  = node + "jobs"
 	inCache  = node + "cache"
+	inStore  = node + "store"
 	inPicker = node + "picker"
 	inMerge  = "libs/compact"
 	inTable  = "libs/sstable"
@@ -357,5 +358,26 @@ var mutations = []mutation{
 		file:   inJoin + "/sibling.go",
 		swaps:  []swap{{"return bytes.Compare(a.Value, b.Value)", "return 0 * bytes.Compare(a.Value, b.Value)"}},
 		pkg:    inJoin, run: "TestSamePlainClockWithAnotherValueIsAConflict",
+	},
+	{
+		name:   "tail-forgets-frame",
+		breaks: "The change feed goes on with the next frame of the log when nobody waited for one to be durable.",
+		file:   inEngine + "/tail.go",
+		swaps:  []swap{{"if len(t.ops) > 0 || t.ingSeq != 0 {", "if false {"}},
+		pkg:    inEngine, run: "TestTailThatIsAskedTooEarlyLosesNothing",
+	},
+	{
+		name:   "watch-completes-early",
+		breaks: "A message of Watch says that a sequence was sent of which more follows: who resumes there misses it.",
+		file:   inStore + "/watch.go",
+		swaps:  []swap{{"if err = w.flush(ctx, c.Seq-1); err == nil {", "if err = w.flush(ctx, c.Seq); err == nil {"}},
+		pkg:    inStore, run: "TestWatchCompletesASequenceOnlyWhenAllOfItWasSent",
+	},
+	{
+		name:   "watch-before-durable",
+		breaks: "Watch tells sequences that a crash takes back and gives to other changes.",
+		file:   inStore + "/watch.go",
+		swaps:  []swap{{"if err := w.s.e.WaitDurable(seq); err != nil {", "if err := error(nil); err != nil {"}},
+		pkg:    inStore, run: "TestSequencesThatAreToldAreDurableInEveryMode",
 	},
 }
