@@ -132,6 +132,13 @@ var mutations = []mutation{
 		pkg:    inEngine, run: "TestReadersSeeAWriteOnlyWhenItIsDurable",
 	},
 	{
+		name:   "woken-before-applied",
+		breaks: "A group counts as durable when it is synced, although the member that applies it has not ended.",
+		file:   inEngine + "/durable.go",
+		swaps:  []swap{{"if durable := min(d.logSynced, d.applied); durable > d.synced {", "if durable := d.logSynced; durable > d.synced {"}},
+		pkg:    inEngine, run: "TestOnlySyncAndApplyTogetherWake|TestAGroupIsDurableWhenItIsSyncedAndApplied",
+	},
+	{
 		name:   "batch-in-two-frames",
 		breaks: "The first change of a group is logged in a frame of its own: a batch can be found half.",
 		file:   inEngine + "/commit.go",
@@ -323,6 +330,13 @@ var mutations = []mutation{
 		file:   inTable + "/reader.go",
 		swaps:  []swap{{"if checksum(b[:n], h.offset) != want {", "if false && checksum(b[:n], h.offset) != want {"}},
 		pkg:    inTable, run: "TestReadsOfDamagedTablesFailOrAreRight|TestEveryFlippedByteIsDetected",
+	},
+	{
+		name:   "hash-index-believed",
+		breaks: "What the hash index points to is taken without a look whose value it is.",
+		file:   inTable + "/values.go",
+		swaps:  []swap{{"!ok || !bytes.Equal(key, user) {", "!ok || !bytes.Equal(key, key) {"}},
+		pkg:    inTable, run: "TestAnyHashIndexGivesTheRightAnswers",
 	},
 	{
 		name:   "row-cache-takes-old-reads",

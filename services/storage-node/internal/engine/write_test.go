@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -174,6 +175,37 @@ func TestAGroupIsDurableWhenItIsSyncedAndApplied(t *testing.T) {
 			requireValue(t, e, testKey(10+i), "v")
 		}
 		require.NoError(t, e.Close())
+	}
+}
+
+func TestOnlySyncAndApplyTogetherWake(t *testing.T) {
+	// The one that comes second must wake, whichever it is; the first must not.
+	for name, syncFirst := range map[string]bool{"synced, then applied": true, "applied, then synced": false} {
+		t.Run(name, func(t *testing.T) {
+			e := &Engine{opts: Options{Sync: SyncGroup}}
+			d, w := &e.durable, newWaiter()
+			w.seq = 5
+			d.waiting = []*waiter{&w}
+			steps := []func(){
+				func() { e.noteApplied(5) },
+				func() {
+					d.mu.Lock()
+					defer d.mu.Unlock()
+					d.logSynced = 5
+					e.wakeLocked(nil)
+				},
+			}
+			if syncFirst {
+				slices.Reverse(steps)
+			}
+			steps[0]()
+			require.Empty(t, w.signal)
+			require.Zero(t, e.visible.Load())
+			steps[1]()
+			require.Equal(t, turnDone, <-w.signal)
+			require.EqualValues(t, 5, e.visible.Load())
+			require.Empty(t, d.waiting)
+		})
 	}
 }
 
