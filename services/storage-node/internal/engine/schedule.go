@@ -101,8 +101,9 @@ type picking struct {
 }
 
 // pick asks choose for a plan, with e.mu held, and makes it busy. It returns nil if there is none.
-// The snapshots are those of the job: taken after the version is referenced, so that none that comes
-// later can see less than the newest entry of a table in it.
+// The snapshots are those of the job: taken after the version is referenced and the range deletes are
+// listed, so that none that comes later can see less than the newest entry of a table or a range
+// delete in it.
 func (e *Engine) pick(choose func(*picking) (picker.Plan, bool)) (*running, []ikey.Seq) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -111,9 +112,9 @@ func (e *Engine) pick(choose func(*picking) (picker.Plan, bool)) (*running, []ik
 	}
 	v := e.manifest.Current()
 	defer v.Unref()
-	snapshots := e.snapshots.sequences()
 	p := &picking{version: v, busy: &e.mu.busy, jobs: e.mu.jobs,
 		facts: picker.Facts{MemMerges: e.mergeSpansLocked(), GCBefore: e.opts.GCBefore(), Cursors: e.mu.cursors, RangeDeletes: e.rangeDeletesLocked()}}
+	snapshots := e.snapshots.sequences()
 	if n := len(snapshots); n > 0 {
 		p.facts.OldestSnapshot, p.facts.NewestSnapshot = snapshots[0], snapshots[n-1]
 	}
@@ -144,13 +145,16 @@ func (e *Engine) mergeSpansLocked() []manifest.Span {
 	return spans
 }
 
-// rangeDeletesLocked returns those range deletes in memtables that readers see. e.mu is held.
+// rangeDeletesLocked returns those range deletes in memtables that no crash can take and that readers
+// see. e.mu is held.
 func (e *Engine) rangeDeletesLocked() []ikey.RangeDelete {
 	var out []ikey.RangeDelete
-	visible := ikey.Seq(e.visible.Load())
+	e.durable.mu.Lock()
+	durable := e.durable.synced // visible is not below it
+	e.durable.mu.Unlock()
 	for _, h := range append([]*memHandle{e.mu.mem}, e.mu.imm...) {
 		for _, d := range h.RangeDeletes() {
-			if d.Seq <= visible {
+			if d.Seq <= durable {
 				out = append(out, d)
 			}
 		}
