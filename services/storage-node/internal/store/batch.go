@@ -118,6 +118,8 @@ func (p Pending) Wait() error {
 type mode struct {
 	atomic, omitClocks bool
 	once               *once // the idempotency key of a single operation, or nil
+	// system: the tenant is one of the node itself, and the answer waits for the disk in any case.
+	system bool
 }
 
 // item is an operation on its way: the engine key is scratch.keys[start:end].
@@ -161,9 +163,11 @@ const maxAttempts = 16
 // any operation's error is the error of all. The error may be told when what it rests on is durable,
 // which the Pending beside it waits for.
 func (s *Store) submit(ctx context.Context, tenant string, ops []Op, results []OpResult, m mode) (Pending, error) {
-	if err := checkTenant(tenant); err != nil {
+	admission, err := s.admitWrite(tenant, ops, m.system)
+	if err != nil {
 		return Pending{}, err
 	}
+	defer admission.Release(0, 0)
 	if err := ctx.Err(); err != nil {
 		return Pending{}, err
 	}
@@ -178,7 +182,7 @@ func (s *Store) submit(ctx context.Context, tenant string, ops []Op, results []O
 		}
 	}
 	durable, err := s.applyLocked(ctx, sc, ops, results, m)
-	if s.opts.AckBeforeDurable {
+	if s.opts.AckBeforeDurable && !m.system {
 		durable = 0
 	}
 	return Pending{s: s, seq: durable}, err

@@ -11,8 +11,8 @@ import (
 // Reason is the machine-readable name of an error; it is part of the wire contract.
 type Reason string
 
-// Reasons of the errors that this package makes. Errors of the engine come through as they are,
-// wrapped.
+// Reasons of the errors of this package and of package tenant. Errors of the engine come through as
+// they are, wrapped.
 const (
 	ReasonTenant           Reason = "INVALID_ARGUMENT_TENANT"
 	ReasonKey              Reason = "INVALID_ARGUMENT_KEY"
@@ -36,6 +36,14 @@ const (
 	ReasonResponseTooLarge Reason = "RESPONSE_TOO_LARGE"
 	ReasonSequenceAhead    Reason = "SEQUENCE_AHEAD"
 	ReasonSequenceTooOld   Reason = "SEQUENCE_TOO_OLD"
+	ReasonTenantNotFound   Reason = "TENANT_NOT_FOUND"
+	ReasonTenantExists     Reason = "TENANT_EXISTS"
+	ReasonTenantDropping   Reason = "TENANT_DROPPING"
+	ReasonTooManyTenants   Reason = "TOO_MANY_TENANTS"
+	ReasonQuotaExceeded    Reason = "QUOTA_EXCEEDED"
+	ReasonQuota            Reason = "INVALID_ARGUMENT_QUOTA"
+	ReasonConflictPolicy   Reason = "INVALID_ARGUMENT_CONFLICT_POLICY"
+	ReasonUpdate           Reason = "INVALID_ARGUMENT_UPDATE"
 )
 
 // Error is a refusal with its reason. Message says which limit was violated, and by what.

@@ -37,6 +37,14 @@ type KeyRangePage struct {
 	Last string
 }
 
+// bytes is the size of keys and clocks.
+func (p *KeyRangePage) bytes() (n int) {
+	for i := range p.Keys {
+		n += len(p.Keys[i].Key) + clockBytes(p.Keys[i].Clock)
+	}
+	return n
+}
+
 const (
 	// maxPageBytes bounds keys and clocks of a page, below the 4 MiB that gRPC clients take.
 	maxPageBytes = 1 << 20
@@ -71,11 +79,17 @@ func (s *Store) KeyRange(ctx context.Context, r KeyRangeRequest) (KeyRangePage, 
 	if err := ctx.Err(); err != nil {
 		return KeyRangePage{}, err
 	}
+	admission, err := s.admit(r.Tenant, Demand{Keys: 1})
+	if err != nil {
+		return KeyRangePage{}, err
+	}
+	var page KeyRangePage
+	defer func() { admission.Release(max(len(page.Keys)-1, 0), page.bytes()) }()
 	it, err := s.e.NewIter(lower, upper)
 	if err != nil {
 		return KeyRangePage{}, fmt.Errorf("key range: %w", err)
 	}
-	page, err := s.page(ctx, it, &r, request)
+	page, err = s.page(ctx, it, &r, request)
 	if cerr := it.Close(); err == nil && cerr != nil {
 		err = fmt.Errorf("key range: %w", cerr)
 	}

@@ -28,10 +28,12 @@ type ReadResult struct {
 
 // Read returns the durable state of a key; that it is absent is an answer. Values are in buf[:0] if
 // they fit, else in new memory; either way in the result's Buf.
-func (s *Store) Read(ctx context.Context, tenant, key string, buf []byte) (ReadResult, error) {
-	if err := checkTenant(tenant); err != nil {
+func (s *Store) Read(ctx context.Context, tenant, key string, buf []byte) (r ReadResult, err error) {
+	admission, err := s.admit(tenant, Demand{Keys: 1, Bytes: len(key)})
+	if err != nil {
 		return ReadResult{}, err
 	}
+	defer func() { admission.Release(0, r.bytes()) }()
 	if err := checkKey(key); err != nil {
 		return ReadResult{}, err
 	}
@@ -41,10 +43,18 @@ func (s *Store) Read(ctx context.Context, tenant, key string, buf []byte) (ReadR
 	sc := s.scratch.Get().(*scratch)
 	defer s.release(sc)
 	sc.keys = ikey.AppendEngineKey(sc.keys[:0], tenant, key)
-	return s.get(sc.keys, buf, s.now().Unix())
+	return s.get(sc.keys, buf, s.now().Unix(), admission.LastWriterWins())
 }
 
-func (s *Store) get(key, buf []byte, now int64) (ReadResult, error) {
+// bytes is the size of the record that was read.
+func (r *ReadResult) bytes() int {
+	if len(r.Clock) == 0 {
+		return 0 // there was none; Buf is the caller's
+	}
+	return len(r.Buf)
+}
+
+func (s *Store) get(key, buf []byte, now int64, lastWriterWins bool) (ReadResult, error) {
 	value, found, err := s.e.Get(key, buf[:0])
 	if err != nil {
 		return ReadResult{Buf: buf}, fmt.Errorf("read: %w", err)
@@ -57,6 +67,9 @@ func (s *Store) get(key, buf []byte, now int64) (ReadResult, error) {
 		return ReadResult{Buf: buf}, corrupted(key, err)
 	}
 	r := view(rec, now)
+	if lastWriterWins && len(rec.Siblings) > 1 {
+		r = viewWinner(rec, now)
+	}
 	r.Buf = value
 	return r, nil
 }
@@ -90,6 +103,16 @@ func view(rec causal.Record, now int64) ReadResult {
 	return r
 }
 
+// viewWinner is view for a tenant whose last writer wins: the newest of all siblings is the state of
+// the key, be it a value, a tombstone or expired. The clock is still that of all, so that the next
+// write supersedes them.
+func viewWinner(rec causal.Record, now int64) ReadResult {
+	w := causal.Winner(rec.Siblings)
+	r := view(causal.Record{Siblings: rec.Siblings[w : w+1]}, now)
+	r.Clock = rec.Clock()
+	return r
+}
+
 // BatchReadResult is the answer for one key.
 type BatchReadResult struct {
 	ReadResult
@@ -99,16 +122,23 @@ type BatchReadResult struct {
 // BatchRead returns the state of up to MaxBatchOps keys, one result each. Once MaxResponseBytes are
 // together, the remaining keys get ReasonResponseTooLarge. The keys are not read at one moment.
 func (s *Store) BatchRead(ctx context.Context, tenant string, keys []string) ([]BatchReadResult, error) {
-	if err := checkTenant(tenant); err != nil {
-		return nil, err
-	}
 	if len(keys) > MaxBatchOps {
 		return nil, refuse(ReasonBatch, "batch has %d keys, at most %d allowed", len(keys), MaxBatchOps)
 	}
+	d := Demand{Keys: len(keys)}
+	for _, key := range keys {
+		d.Bytes += len(key)
+	}
+	admission, err := s.admit(tenant, d)
+	if err != nil {
+		return nil, err
+	}
+	total := 0
+	defer func() { admission.Release(0, total) }()
 	sc := s.scratch.Get().(*scratch)
 	defer s.release(sc)
 	out := make([]BatchReadResult, len(keys))
-	now, total, full := s.now().Unix(), 0, false
+	now, full := s.now().Unix(), false
 	var mem arena
 	for i, key := range keys {
 		if i%64 == 0 {
@@ -125,7 +155,7 @@ func (s *Store) BatchRead(ctx context.Context, tenant string, keys []string) ([]
 			continue
 		}
 		sc.keys = ikey.AppendEngineKey(sc.keys[:0], tenant, key)
-		r.ReadResult, r.Err = s.get(sc.keys, mem.room(), now)
+		r.ReadResult, r.Err = s.get(sc.keys, mem.room(), now, admission.LastWriterWins())
 		if r.Err != nil {
 			r.ReadResult = ReadResult{}
 			continue

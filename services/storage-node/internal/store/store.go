@@ -31,6 +31,8 @@ type Options struct {
 	// EngineBatchBytes is the engine's limit of one batch: 48 MiB. It must hold the 16 MiB of an
 	// atomic batch together with what is stored beside it: clocks and siblings.
 	EngineBatchBytes int
+	// Tenants decides which requests are taken up: all of them.
+	Tenants Tenants
 	// AckBeforeDurable answers writes when they are applied, for the sync modes that promise no
 	// more.
 	AckBeforeDurable bool
@@ -69,6 +71,9 @@ func New(e Engine, o Options) (*Store, error) {
 	}
 	if o.EngineBatchBytes == 0 {
 		o.EngineBatchBytes = 48 << 20
+	}
+	if o.Tenants == nil {
+		o.Tenants = everyone{}
 	}
 	if o.NodeID == "" {
 		return nil, errors.New("store: node id is required")

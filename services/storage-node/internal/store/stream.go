@@ -77,6 +77,10 @@ func (s *Store) Stream(ctx context.Context, r StreamRequest, send func(Chunk) er
 			return err
 		}
 	}
+	if w.admission, err = s.admitStream(r.Tenant); err != nil {
+		return err
+	}
+	defer w.admission.Release()
 	snap := s.e.NewSnapshot()
 	w.seq = snap.Seq()
 	if err = s.e.WaitDurable(w.seq); err == nil { // in modes in which readers see what a crash may take
@@ -109,6 +113,7 @@ type walk struct {
 	s            *Store
 	r            *StreamRequest
 	send         func(Chunk) error
+	admission    StreamAdmission
 	lower, upper []byte
 	prefix       int // of tenant and separator in engine keys
 	now          int64
@@ -235,6 +240,9 @@ func (w *walk) owned(user []byte) bool {
 
 func (w *walk) flush(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := w.admission.Pace(ctx, len(w.records), w.parcel.bytes); err != nil {
 		return err
 	}
 	c := Chunk{Records: w.records, Cursor: w.r.Cursor, Sequence: feedSequence(w.seq)}

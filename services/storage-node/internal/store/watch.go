@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -71,6 +72,10 @@ func (s *Store) Watch(ctx context.Context, r WatchRequest, send func(Changes) er
 		return err
 	}
 	w := watch{s: s, r: &r, send: send, lower: lower, upper: upper, prefix: len(r.Tenant) + 1, endBeat: func() {}}
+	if w.admission, err = s.admitStream(r.Tenant); err != nil {
+		return err
+	}
+	defer w.admission.Release()
 	if err := w.begin(); err != nil {
 		return w.explain(err)
 	}
@@ -90,6 +95,7 @@ type watch struct {
 	lower, upper []byte
 	prefix       int // of tenant and separator in engine keys
 	tail         Tail
+	admission    StreamAdmission
 
 	changes []Change
 	parcel  parcel
@@ -260,6 +266,11 @@ func later(a, b []byte) []byte {
 // flush sends what is together and says that the feed is complete up to seq.
 func (w *watch) flush(ctx context.Context, seq ikey.Seq) error {
 	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// That the tenant was dropped is told, before its feed ends for it.
+	told := slices.ContainsFunc(w.changes, func(c Change) bool { return c.Kind == ChangeRemove })
+	if err := w.admission.Pace(ctx, len(w.changes), w.parcel.bytes); err != nil && !told {
 		return err
 	}
 	// At once, unless readers see what is not durable yet: only in modes that promise no more.
