@@ -3,6 +3,7 @@ package tenant
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 )
@@ -108,7 +109,7 @@ func (r *Registry) Drop(ctx context.Context, name string) (Tenant, error) {
 	if x.State == Dropped {
 		return x.view(), nil
 	}
-	for _, g := range append(x.before, x.gate) {
+	for _, g := range slices.Concat(x.before, []*gate{x.gate}) {
 		if err := g.wait(ctx); err != nil {
 			return Tenant{}, fmt.Errorf("drop of tenant %q: requests are in flight, it goes on when it is called again: %w", name, err)
 		}
