@@ -301,6 +301,31 @@ func TestDeletedRangeIsDroppedWithoutReadingIt(t *testing.T) {
 	require.NoError(t, e.Close())
 }
 
+func TestRangeDeleteOfAWholeTenantFreesItsTablesAtOnce(t *testing.T) {
+	// Nothing else need happen: a node that nobody writes to would keep what was dropped for ever, and
+	// once the memtable with the range delete is flushed only merges can take it away.
+	e := mustOpen(t, smallOptions(vfs.NewMem()))
+	for i := range 200 {
+		put(t, e, fmt.Appendf(nil, "gone\x00%04d", i), strings.Repeat("g", 200))
+	}
+	require.NoError(t, e.Flush(context.Background()))
+	require.NoError(t, e.Compact(context.Background(), nil, nil, nil))
+	before, err := e.Tables()
+	require.NoError(t, err)
+	require.NotEmpty(t, before)
+	merges := e.Metrics().Board.Totals.InstalledLocal
+	start, end := ikey.TenantBounds("gone")
+	var b Batch
+	b.DeleteRange(start, end)
+	require.NoError(t, e.Apply(&b, SyncGroup))
+	require.Eventually(t, func() bool {
+		tables, err := e.Tables()
+		return err == nil && len(tables) == 0
+	}, eventually, tick)
+	require.Equal(t, merges, e.Metrics().Board.Totals.InstalledLocal, "by an edit, not by a merge")
+	require.NoError(t, e.Close())
+}
+
 func TestManualCompactionCanBeStoppedAndTellsProgress(t *testing.T) {
 	// An operator's compaction of everything may take hours.
 	o := smallOptions(vfs.NewMem())

@@ -63,6 +63,9 @@ func (e *Engine) write(b *Batch, durable bool) (ikey.Seq, error) {
 		e.stats.batches.Add(1)
 		e.stats.changes.Add(uint64(b.count))
 		e.stats.batchBytes.Add(uint64(len(b.ops)))
+		if b.ranges > 0 {
+			notify(e.wake.schedule) // tables that are covered as a whole go by an edit
+		}
 	}
 	return seq, err
 }
