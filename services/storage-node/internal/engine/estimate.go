@@ -6,8 +6,9 @@ import (
 )
 
 // ApproximateBytes returns about how much of the live tables belongs to keys in [start, end):
-// tables in the range count whole, those at its ends by their indexes, to the next block. What is in
-// memtables does not count, what was removed and is not merged away does.
+// tables in the range count whole, those at its ends by their indexes, which know where a data block
+// begins: that is within 256 KiB, the most that a block has with its values. What is in memtables does
+// not count, what was removed and is not merged away does.
 func (e *Engine) ApproximateBytes(start, end []byte) (uint64, error) {
 	s, err := e.acquireFixed()
 	if err != nil {

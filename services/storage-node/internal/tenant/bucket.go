@@ -1,7 +1,6 @@
 package tenant
 
 import (
-	"math"
 	"sync/atomic"
 	"time"
 )
@@ -9,8 +8,8 @@ import (
 const (
 	// burst is how long a bucket takes to fill.
 	burst = time.Second
-	// maxDebt bounds what reads can leave behind, so that sums of it stay far from overflow and a
-	// raised quota is not needed to use a tenant again.
+	// maxDebt bounds what reads can leave behind: sums of it stay far from overflow, and an absurdly
+	// small quota does not shut a tenant out for years.
 	maxDebt = time.Hour
 )
 
@@ -30,9 +29,9 @@ func newBucket(perSecond int64) *bucket {
 	return &bucket{perSecond: perSecond}
 }
 
-// cost is the time in which n flow in.
+// cost is the time in which n flow in, rounded down: as many single keys as the quota says are a burst.
 func (b *bucket) cost(n int) time.Duration {
-	return min(maxDebt, time.Duration(math.Ceil(float64(n)*float64(time.Second)/float64(b.perSecond))))
+	return min(maxDebt, time.Duration(float64(n)*float64(time.Second)/float64(b.perSecond)))
 }
 
 // take takes n when they are there, or the bucket is full; otherwise it says when that will be.

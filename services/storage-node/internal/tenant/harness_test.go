@@ -14,6 +14,7 @@ import (
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
+	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 )
 
@@ -122,6 +123,7 @@ func open(t require.TestingT, fs vfs.FS, o Options) (*node, error) {
 	e, err := engine.Open("data", engine.Options{
 		FS: fs, Clock: realClock{}, Rand: rand.New(rand.NewPCG(1, 2)),
 		MaxBatchBytes: 48 << 20, MemtableBytes: 1 << 20, LogSegmentBytes: 1 << 20, TableBytes: 256 << 10, ReserveBytes: -1,
+		Jobs: jobs.Options{Mode: jobs.ModeAlways},
 	})
 	require.NoError(t, err)
 	n := &node{engine: e, calls: &calls{}, wall: newWall()}

@@ -63,6 +63,10 @@ func (r *Registry) AdmitStream(tenant string) (store.StreamAdmission, error) {
 		s.Release()
 		return nil, x.exceeded(quotaInFlight, int64(q), inFlightRetry)
 	}
+	if wait, quota, limit := x.take(0, 0); wait > streamPatience {
+		s.Release()
+		return nil, x.exceeded(quota, limit, wait)
+	}
 	x.use.requests.Add(1)
 	return s, nil
 }
