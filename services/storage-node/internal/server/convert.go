@@ -9,9 +9,11 @@ import (
 
 	"github.com/pairdb/pairdb/libs/causal"
 	storagenodev1 "github.com/pairdb/pairdb/proto/coordinator/storage/v1"
+	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
 	datav1 "github.com/pairdb/pairdb/proto/pairdb/data/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
+	"github.com/pairdb/pairdb/services/storage-node/internal/tenant"
 )
 
 // This file is the only place where domain values become proto and back.
@@ -262,4 +264,57 @@ func contractEntryToProto(tenant string, rec *store.StreamRecord, nowUnix int64)
 		Timestamp: causal.Time(written).Unix(), IsTombstone: !v.Found,
 		SiblingCount: uint32(len(v.Siblings)), Siblings: siblingsToProto(v.Siblings),
 	}
+}
+
+// quotaFromProto converts a quota; none is one without limits. The registry validates it.
+func quotaFromProto(q *adminv1.TenantQuota) tenant.Quota {
+	return tenant.Quota{
+		OperationsPerSecond: q.GetOperationsPerSecond(), BytesPerSecond: q.GetBytesPerSecond(),
+		InFlight: q.GetInFlight(), StoredBytes: q.GetStoredBytes(),
+	}
+}
+
+// quotaIfAny returns nil for none.
+func quotaIfAny(q *adminv1.TenantQuota) *tenant.Quota {
+	if q == nil {
+		return nil
+	}
+	out := quotaFromProto(q)
+	return &out
+}
+
+// policyFromProto returns 0 where nothing is said.
+func policyFromProto(p adminv1.ConflictPolicy) (tenant.Policy, error) {
+	switch p {
+	case adminv1.ConflictPolicy_CONFLICT_POLICY_UNSPECIFIED:
+		return 0, nil
+	case adminv1.ConflictPolicy_CONFLICT_POLICY_KEEP_SIBLINGS:
+		return tenant.KeepSiblings, nil
+	case adminv1.ConflictPolicy_CONFLICT_POLICY_LAST_WRITER_WINS:
+		return tenant.LastWriterWins, nil
+	}
+	return 0, &store.Error{Reason: store.ReasonConflictPolicy, Message: fmt.Sprintf("policy for conflicts %d is unknown", p)}
+}
+
+func tenantToProto(t tenant.Tenant) *adminv1.Tenant {
+	out := &adminv1.Tenant{
+		Name: t.Name, Generation: t.Generation, CreatedAt: t.CreatedAt, StoredBytes: t.StoredBytes, InFlight: int32(t.InFlight),
+		Quota: &adminv1.TenantQuota{
+			OperationsPerSecond: t.Quota.OperationsPerSecond, BytesPerSecond: t.Quota.BytesPerSecond,
+			InFlight: t.Quota.InFlight, StoredBytes: t.Quota.StoredBytes,
+		},
+		Conflicts: adminv1.ConflictPolicy_CONFLICT_POLICY_KEEP_SIBLINGS,
+	}
+	if t.Conflicts == tenant.LastWriterWins {
+		out.Conflicts = adminv1.ConflictPolicy_CONFLICT_POLICY_LAST_WRITER_WINS
+	}
+	switch t.State {
+	case tenant.Active:
+		out.State = adminv1.TenantState_TENANT_STATE_ACTIVE
+	case tenant.Dropping:
+		out.State = adminv1.TenantState_TENANT_STATE_DROPPING
+	case tenant.Dropped:
+		out.State = adminv1.TenantState_TENANT_STATE_DROPPED
+	}
+	return out
 }

@@ -110,6 +110,20 @@ func (f *fakeEngine) GetLatest(key, dst []byte) ([]byte, bool, ikey.Seq, error) 
 	return v, ok, f.seq, err
 }
 
+func (f *fakeEngine) DeleteSpans(spans []store.KeySpan) error {
+	if err := f.enter(); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, s := range spans {
+		maps.DeleteFunc(f.data, func(k string, _ []byte) bool { return k >= string(s.Start) && k < string(s.End) })
+	}
+	return nil
+}
+
+func (f *fakeEngine) ApproximateBytes(_, _ []byte) (uint64, error) { return 0, f.enter() }
+
 func (f *fakeEngine) NewSnapshot() store.Snapshot {
 	f.mu.Lock()
 	defer f.mu.Unlock()

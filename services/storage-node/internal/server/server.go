@@ -19,6 +19,7 @@ import (
 
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
+	"github.com/pairdb/pairdb/services/storage-node/internal/tenant"
 )
 
 const (
@@ -69,6 +70,7 @@ type Backend struct {
 	Store     *store.Store
 	Engine    Engine
 	Snapshots Snapshots
+	Tenants   *tenant.Registry
 	// LocalMode is the configured mode of compaction in this process.
 	LocalMode string
 	// Pipelined is called for each message of a pipeline, also at the same time; it must return at once.

@@ -21,6 +21,7 @@ import (
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
+	"github.com/pairdb/pairdb/services/storage-node/internal/tenant"
 )
 
 // world is a server over a fake engine, and a client of it.
@@ -28,6 +29,7 @@ type world struct {
 	t         *testing.T
 	engine    *fakeEngine
 	snapshots *fakeSnapshots
+	tenants   *tenant.Registry
 	server    *Server
 	grpc      *grpc.Server
 	conn      *grpc.ClientConn
@@ -42,8 +44,9 @@ type world struct {
 	problems []string
 	now      func() time.Time // of the store
 
-	pipelined func(Pipelined)
-	maxWrites int
+	pipelined     func(Pipelined)
+	maxWrites     int
+	tenantOptions tenant.Options
 }
 
 // start starts a server; setup may change it before it serves.
@@ -58,10 +61,12 @@ func start(t *testing.T, setup ...func(*world, *Options)) *world {
 	for _, f := range setup {
 		f(w, &o)
 	}
-	st, err := store.New(w.engine, store.Options{NodeID: "n1", Now: w.now})
+	w.tenants = tenant.New(w.tenantOptions)
+	st, err := store.New(w.engine, store.Options{NodeID: "n1", Now: w.now, Tenants: w.tenants})
 	require.NoError(t, err)
+	require.NoError(t, w.tenants.Open(t.Context(), st, w.engine))
 	if w.phase != StateRecovering {
-		w.server.Open(Backend{Store: st, Engine: w.engine, Snapshots: w.snapshots, LocalMode: "auto", Pipelined: w.pipelined, MaxWrites: w.maxWrites})
+		w.server.Open(Backend{Store: st, Engine: w.engine, Snapshots: w.snapshots, Tenants: w.tenants, LocalMode: "auto", Pipelined: w.pipelined, MaxWrites: w.maxWrites})
 	}
 	w.grpc = w.server.GRPC(o, health.NewServer())
 	w.server.RegisterStorage(w.grpc)
