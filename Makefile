@@ -134,6 +134,10 @@ bench-import: build ## import speed beside redis-cli --pipe, in one run
 bench-memory: build ## memory of the node while it takes 10 million records, 600 MiB allowed
 	@./integration/scripts/memory
 
+.PHONY: bench-tenants
+bench-tenants: ## what a tenant within its quota notices of one that is over it: p99 of both, and their ratio
+	@cd services && BENCH_TENANTS=1 go test -count=1 -timeout 5m -run NoisyNeighbour -v ./storage-node/internal/node | grep -v '^==='
+
 .PHONY: proto
 proto: $(TOOLS)/protoc-gen-go ## generate Go from proto/ (needs protoc)
 	@command -v protoc >/dev/null || { echo "protoc is missing: apt-get install protobuf-compiler"; exit 1; }

@@ -50,6 +50,8 @@ var Keys = []string{
 	"PAIRDB_SYNC_INTERVAL",               // storage-node
 	"PAIRDB_TABLE_BYTES",                 // storage-node
 	"PAIRDB_TENANT",                      // pairctl
+	"PAIRDB_TENANTS",                     // storage-node
+	"PAIRDB_TENANT_METRICS",              // storage-node
 	"PAIRDB_TEST_KILLS",                  // the tests
 	"PAIRDB_VIRTUAL_NODES",               // storage-node
 }

@@ -49,11 +49,17 @@ type Config struct {
 	GCGrace      time.Duration `envconfig:"PAIRDB_GC_GRACE" default:"240h" unit:"duration" desc:"Age at which a tombstone or an expired value may be collected; longer than any replica may be away."`
 	MaxClockSkew time.Duration `envconfig:"PAIRDB_MAX_CLOCK_SKEW" default:"1m" unit:"duration" desc:"How far ahead of this node's clock a timestamp of a client may be."`
 
+	Tenants       string `envconfig:"PAIRDB_TENANTS" default:"open" unit:"word" desc:"Which tenants are served: open (all; those that are not known have no limits), strict (those that were created)."`
+	TenantMetrics int    `envconfig:"PAIRDB_TENANT_METRICS" default:"100" unit:"count" desc:"Tenants with metrics of their own; all others together are tenant=\"_other\"."`
+
 	RequestTimeout  time.Duration `envconfig:"PAIRDB_REQUEST_TIMEOUT" default:"30s" unit:"duration" desc:"Deadline of a request that brings none."`
 	MaxInFlight     int           `envconfig:"PAIRDB_MAX_IN_FLIGHT" default:"4096" unit:"count" desc:"Requests that are worked on at once; more are refused with OVERLOADED. Also the writes of all pipelines together; more of them wait."`
 	Reflection      bool          `envconfig:"PAIRDB_REFLECTION" default:"false" unit:"bool" desc:"Serve gRPC reflection, for grpcurl and the like."`
 	ShutdownTimeout time.Duration `envconfig:"PAIRDB_SHUTDOWN_TIMEOUT" default:"25s" unit:"duration" desc:"How long requests in flight and the last flush may take after SIGTERM; below the 30 s of Kubernetes."`
 }
+
+// TenantsStrict is the value of PAIRDB_TENANTS that serves only tenants that were created.
+const TenantsStrict = "strict"
 
 // Complete fills in what derives from the machine and from other values.
 func (c *Config) Complete() error {
@@ -120,6 +126,8 @@ func (c *Config) Validate() error {
 	p.Bytes("PAIRDB_DISK_RESERVE_BYTES", c.DiskReserve, 0, 1<<40)
 	p.Duration("PAIRDB_GC_GRACE", c.GCGrace, time.Minute, 10*365*24*time.Hour)
 	p.Duration("PAIRDB_MAX_CLOCK_SKEW", c.MaxClockSkew, time.Millisecond, 24*time.Hour)
+	p.OneOf("PAIRDB_TENANTS", c.Tenants, "open", TenantsStrict)
+	p.Int("PAIRDB_TENANT_METRICS", c.TenantMetrics, 0, 10_000)
 	p.Duration("PAIRDB_REQUEST_TIMEOUT", c.RequestTimeout, 10*time.Millisecond, time.Hour)
 	p.Int("PAIRDB_MAX_IN_FLIGHT", c.MaxInFlight, 1, 1<<20)
 	p.Duration("PAIRDB_SHUTDOWN_TIMEOUT", c.ShutdownTimeout, time.Second, time.Hour)

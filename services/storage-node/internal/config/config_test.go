@@ -43,6 +43,8 @@ func TestEveryLimitIsCheckedOnBothSides(t *testing.T) {
 		{"PAIRDB_DISK_RESERVE_BYTES", []string{"0", "1GiB"}, []string{"-1", ""}},
 		{"PAIRDB_GC_GRACE", []string{"1m", "87600h"}, []string{"0s", "59s", "87601h"}},
 		{"PAIRDB_MAX_CLOCK_SKEW", []string{"1ms", "24h"}, []string{"0s", "25h"}},
+		{"PAIRDB_TENANTS", []string{"open", "strict"}, []string{"", "closed"}},
+		{"PAIRDB_TENANT_METRICS", []string{"0", "10000"}, []string{"-1", "10001", ""}},
 		{"PAIRDB_REQUEST_TIMEOUT", []string{"10ms", "1h"}, []string{"0s", "9ms", "61m"}},
 		{"PAIRDB_MAX_IN_FLIGHT", []string{"1", "1048576"}, []string{"0", "1048577", ""}},
 		{"PAIRDB_REFLECTION", []string{"true", "false"}, []string{"on"}},

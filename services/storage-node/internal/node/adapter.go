@@ -10,7 +10,7 @@ import (
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 )
 
-// storeEngine is the engine as the store declares it.
+// storeEngine is the engine as the store and the registry of tenants declare it.
 type storeEngine struct{ *engine.Engine }
 
 // NewBatch returns an empty batch.
@@ -23,6 +23,15 @@ func (e storeEngine) Submit(b store.Batch) (ikey.Seq, error) {
 		return 0, store.ErrConflict
 	}
 	return pending.Seq(), err
+}
+
+// DeleteSpans removes every key of the spans, together, and returns when that is durable.
+func (e storeEngine) DeleteSpans(spans []store.KeySpan) error {
+	var b engine.Batch
+	for _, s := range spans {
+		b.DeleteRange(s.Start, s.End)
+	}
+	return e.Apply(&b, engine.SyncGroup)
 }
 
 // NewIter walks [lower, upper) as it is now.

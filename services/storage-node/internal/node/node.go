@@ -23,6 +23,7 @@ import (
 	"github.com/pairdb/pairdb/services/storage-node/internal/config"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
 	"github.com/pairdb/pairdb/services/storage-node/internal/server"
+	"github.com/pairdb/pairdb/services/storage-node/internal/tenant"
 )
 
 // Node is a running storage node.
@@ -63,6 +64,7 @@ func New(cfg *config.Config, rt *service.Runtime, fsys vfs.FS) (*Node, error) {
 	n.health.SetServingStatus("", healthv1.HealthCheckResponse_NOT_SERVING)
 	n.events = newEvents(n.log, &n.state, labels, n.poison)
 	rt.Metrics.MustRegister(newCollector(labels, n.metrics))
+	rt.Metrics.MustRegister(newTenantCollector(labels, n.tenantUsage))
 	rt.Metrics.MustRegister(fileMetrics...)
 	rt.Metrics.MustRegister(n.request.collectors...)
 	rt.Metrics.MustRegister(n.events.collectors()...)
@@ -113,6 +115,16 @@ func (n *Node) metrics() (engine.Metrics, bool) {
 		return engine.Metrics{}, false
 	}
 	return n.storage.engine.Metrics(), true
+}
+
+// tenantUsage returns what tenants used while the engine is open.
+func (n *Node) tenantUsage() []tenant.Usage {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	if n.storage == nil {
+		return nil
+	}
+	return n.storage.tenants.Usage()
 }
 
 // setStorage replaces the storage and returns the old one.

@@ -15,16 +15,19 @@ import (
 	"github.com/pairdb/pairdb/libs/vfs"
 	storagenodev1 "github.com/pairdb/pairdb/proto/coordinator/storage/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
+	"github.com/pairdb/pairdb/services/storage-node/internal/config"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
 	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/server"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
+	"github.com/pairdb/pairdb/services/storage-node/internal/tenant"
 )
 
 // storage is everything that lives in the data directory.
 type storage struct {
 	engine    *engine.Engine
 	store     *store.Store
+	tenants   *tenant.Registry
 	snapshots *snapshots
 }
 
@@ -44,10 +47,11 @@ func (n *Node) runStorage() error {
 		return err
 	}
 	n.server.Open(server.Backend{
-		Store: s.store, Engine: s.engine, Snapshots: s.snapshots, LocalMode: n.cfg.CompactionLocal,
+		Store: s.store, Engine: s.engine, Snapshots: s.snapshots, Tenants: s.tenants, LocalMode: n.cfg.CompactionLocal,
 		Pipelined: n.request.pipelined, MaxWrites: n.cfg.MaxInFlight,
 	})
 	close(n.opened)
+	defer n.measureTenants(s.tenants)()
 	if n.state.enter(server.StateServing, "") {
 		n.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
 		n.health.SetServingStatus(storagev1.StorageService_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)
@@ -66,6 +70,21 @@ func (n *Node) runStorage() error {
 		case now := <-watch.C:
 			last = n.watchDurability(s.engine, last, now)
 		}
+	}
+}
+
+// measureTenants keeps the sizes of tenants current until the function that it returns is called, which
+// waits for the end.
+func (n *Node) measureTenants(r *tenant.Registry) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		r.Run(ctx)
+	}()
+	return func() {
+		cancel()
+		<-done
 	}
 }
 
@@ -121,18 +140,22 @@ func (n *Node) fillStorage(e *engine.Engine) (*storage, error) {
 	if err := claim(n.fs, dir, n.cfg.NodeID, n.cfg.ClusterID); err != nil {
 		return nil, err
 	}
+	tenants := tenant.New(tenant.Options{Strict: n.cfg.Tenants == config.TenantsStrict, Named: n.cfg.TenantMetrics})
 	st, err := store.New(storeEngine{e}, store.Options{
-		NodeID: n.cfg.NodeID, MaxClockSkew: n.cfg.MaxClockSkew, EngineBatchBytes: maxEngineBatchBytes,
+		Tenants: tenants, NodeID: n.cfg.NodeID, MaxClockSkew: n.cfg.MaxClockSkew, EngineBatchBytes: maxEngineBatchBytes,
 		AckBeforeDurable: n.cfg.Sync != engine.SyncGroup.String(),
 	})
 	if err != nil {
+		return nil, err
+	}
+	if err := tenants.Open(context.Background(), st, storeEngine{e}); err != nil {
 		return nil, err
 	}
 	snaps := &snapshots{fs: n.fs, dir: dir, engine: e, seq: func() uint64 { return uint64(e.VisibleSeq()) }, now: time.Now}
 	if err := openSnapshots(snaps); err != nil {
 		return nil, fmt.Errorf("snapshots: %w", err)
 	}
-	return &storage{engine: e, store: st, snapshots: snaps}, nil
+	return &storage{engine: e, store: st, tenants: tenants, snapshots: snaps}, nil
 }
 
 // maxEngineBatchBytes holds the 16 MiB of an atomic batch of the wire with the clocks and siblings
