@@ -164,7 +164,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 invalid input, 6 nod
 	root.AddCommand(
 		a.putCmd(), a.getCmd(), a.deleteCmd(), a.scanCmd(), a.countCmd(), a.watchCmd(),
 		a.importCmd(), a.exportCmd(),
-		a.statusCmd(), a.flushCmd(), a.compactCmd(), a.verifyCmd(), a.tablesCmd(), a.snapshotCmd(),
+		a.statusCmd(), a.flushCmd(), a.compactCmd(), a.verifyCmd(), a.tablesCmd(), a.snapshotCmd(), a.tenantsCmd(),
 		a.devCmd(),
 	)
 	return root
