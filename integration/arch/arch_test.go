@@ -90,10 +90,11 @@ var layer = map[string]int{
 	"services/storage-node/internal/inspect":   4,
 	"services/storage-node/internal/store":     4,
 	"services/storage-node/internal/config":    4,
+	"services/storage-node/internal/tenant":    5,
 	"services/storage-node/internal/announce":  5,
-	"services/storage-node/internal/server":    5,
-	"services/storage-node/internal/node":      6,
-	"services/storage-node":                    7,
+	"services/storage-node/internal/server":    6,
+	"services/storage-node/internal/node":      7,
+	"services/storage-node":                    8,
 }
 
 func TestImportsPointDown(t *testing.T) {

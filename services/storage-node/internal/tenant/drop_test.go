@@ -286,3 +286,42 @@ func TestDropTakesATenantAndNoNeighbour(t *testing.T) {
 		require.NoError(t, n.put("other", strings.Repeat("k", 3), "v"))
 	}
 }
+
+// Danger: a write slips through between the look at the gate and the range delete. Run under the race
+// detector.
+func TestDropUnderTraffic(t *testing.T) {
+	n := start(t, vfs.NewMem(), Options{})
+	for round := range 20 {
+		name := fmt.Sprint("t", round)
+		stop := make(chan struct{})
+		var wg sync.WaitGroup
+		for g := range 4 {
+			wg.Go(func() {
+				for i := 0; ; i++ {
+					select {
+					case <-stop:
+						return
+					default:
+					}
+					err := n.put(name, fmt.Sprint(g, "/", i%10), "v")
+					if reason := store.ReasonOf(err); err != nil && reason != store.ReasonTenantNotFound {
+						t.Errorf("write: %v", err)
+						return
+					}
+				}
+			})
+		}
+		if round%2 == 0 {
+			require.Eventually(t, func() bool { return held(t, n.engine, name) > 0 }, 20*time.Second, time.Millisecond)
+		}
+		n.create(t, name, Quota{})
+		_, err := n.Drop(bg, name)
+		require.NoError(t, err)
+		for range 3 {
+			require.Zero(t, held(t, n.engine, name))
+		}
+		close(stop)
+		wg.Wait()
+		require.Zero(t, held(t, n.engine, name))
+	}
+}

@@ -67,6 +67,19 @@ func (e realEngine) NewSnapshot() store.Snapshot {
 	return realSnapshot{e.Engine.NewSnapshot()}
 }
 
+func (e realEngine) Tail(from ikey.Seq) (store.Tail, error) {
+	e.called()
+	t, err := e.Engine.Tail(from)
+	return realTail{t}, err
+}
+
+type realTail struct{ *engine.Tail }
+
+func (t realTail) Next(ctx context.Context) (store.TailChange, error) {
+	c, err := t.Tail.Next(ctx)
+	return store.TailChange(c), err
+}
+
 type realSnapshot struct{ *engine.Snapshot }
 
 func (s realSnapshot) NewIter(lower, upper []byte) (store.Iter, error) {
