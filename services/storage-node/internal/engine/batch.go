@@ -29,6 +29,7 @@ type Batch struct {
 	memBytes int
 	ranges   int // range deletes
 	puts     int // sets and merges
+	urgent   bool
 	err      error
 }
 
@@ -63,6 +64,10 @@ func (b *Batch) DeleteRange(start, end []byte) {
 	b.ranges++
 	b.add(ikey.KindRangeDelete, start, end)
 }
+
+// Urgent lets the batch pass although writes are delayed or refused, until Reset. It is for small
+// batches of the node itself that lead to room.
+func (b *Batch) Urgent() { b.urgent = true }
 
 func (b *Batch) fail(err error) {
 	if b.err == nil {

@@ -83,10 +83,10 @@ func (e *Engine) checkBatch(b *Batch) error {
 }
 
 // admit is the stall check: it delays or refuses a write while flushes, compactions or the disk are
-// behind. Batches that only delete are let through: they make room.
+// behind. Batches that only delete, and urgent ones, are let through: they make room.
 func (e *Engine) admit(b *Batch) error {
 	p := e.pressure.Load()
-	if p == nil || !p.Refuse && p.Delay == 0 || b.puts == 0 {
+	if p == nil || !p.Refuse && p.Delay == 0 || b.puts == 0 || b.urgent {
 		return nil
 	}
 	if p.Refuse {

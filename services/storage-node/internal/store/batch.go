@@ -262,6 +262,9 @@ func (s *Store) applyAll(ctx context.Context, sc *scratch, ops []Op, results []O
 	for pos := 0; pos < len(sc.items); {
 		end, rests, err := s.fill(ctx, sc, pos, ops, results, m)
 		if err == nil && sc.batch.Len() > 0 {
+			if m.system {
+				urgent(sc.batch)
+			}
 			rests, err = s.e.Submit(sc.batch) // its log entry stands behind every read
 		}
 		if errors.Is(err, ErrConflict) {

@@ -149,3 +149,11 @@ func (y System) Each(ctx context.Context, f func(key string, r causal.Record) er
 	}
 	return nil
 }
+
+// urgent lets a batch of the node itself pass although writes are refused: the drop of a tenant has to
+// be written down before it makes room on a full disk. Batches that know no pressure need not know it.
+func urgent(b Batch) {
+	if u, ok := b.(interface{ Urgent() }); ok {
+		u.Urgent()
+	}
+}

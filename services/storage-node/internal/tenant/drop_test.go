@@ -325,3 +325,17 @@ func TestDropUnderTraffic(t *testing.T) {
 		require.Zero(t, held(t, n.engine, name))
 	}
 }
+
+// Danger: the one thing that would help a full disk is refused because the disk is full.
+func TestDropWorksOnAFullDisk(t *testing.T) {
+	fs := vfs.NewMem()
+	n := start(t, fs, Options{})
+	n.create(t, "t", Quota{})
+	require.NoError(t, n.put("t", "k", "v"))
+	fs.SetUsage(fullDisk)
+	require.Eventually(t, func() bool { return errors.Is(n.put("t", "k", "v"), engine.ErrDiskFull) }, 20*time.Second, time.Millisecond)
+	_, err := n.Drop(bg, "t")
+	require.NoError(t, err)
+	require.Zero(t, held(t, n.engine, "t"))
+	require.ErrorIs(t, n.put("u", "k", "v"), engine.ErrDiskFull)
+}

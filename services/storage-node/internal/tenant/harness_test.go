@@ -122,6 +122,12 @@ func (w *wall) Now() time.Time { w.mu.Lock(); defer w.mu.Unlock(); return w.now 
 
 func (w *wall) move(d time.Duration) { w.mu.Lock(); w.now = w.now.Add(d); w.mu.Unlock() }
 
+// roomyDisk has more than the reserve of these tests, fullDisk less.
+var (
+	roomyDisk = vfs.Usage{TotalBytes: 1 << 30, FreeBytes: 1 << 29}
+	fullDisk  = vfs.Usage{TotalBytes: 1 << 30, FreeBytes: 1 << 19}
+)
+
 // node is a store with its registry over the real engine.
 type node struct {
 	*Registry
@@ -133,9 +139,12 @@ type node struct {
 
 // open opens a node in fs; an error is that of the registry.
 func open(t require.TestingT, fs vfs.FS, o Options) (*node, error) {
+	if disk, ok := fs.(interface{ SetUsage(vfs.Usage) }); ok {
+		disk.SetUsage(roomyDisk)
+	}
 	e, err := engine.Open("data", engine.Options{
 		FS: fs, Clock: realClock{}, Rand: rand.New(rand.NewPCG(1, 2)),
-		MaxBatchBytes: 48 << 20, MemtableBytes: 1 << 20, LogSegmentBytes: 1 << 20, TableBytes: 256 << 10, ReserveBytes: -1,
+		MaxBatchBytes: 48 << 20, MemtableBytes: 1 << 20, LogSegmentBytes: 1 << 20, TableBytes: 256 << 10, ReserveBytes: 1 << 20, SpacePoll: time.Millisecond,
 		Jobs: jobs.Options{Mode: jobs.ModeAlways},
 	})
 	require.NoError(t, err)
