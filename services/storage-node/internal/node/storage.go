@@ -151,6 +151,9 @@ func (n *Node) fillStorage(e *engine.Engine) (*storage, error) {
 	if err := tenants.Open(context.Background(), st, storeEngine{e}); err != nil {
 		return nil, err
 	}
+	if err := tenants.Damage(); err != nil {
+		n.log.Error("tenants", "error", err)
+	}
 	snaps := &snapshots{fs: n.fs, dir: dir, engine: e, seq: func() uint64 { return uint64(e.VisibleSeq()) }, now: time.Now}
 	if err := openSnapshots(snaps); err != nil {
 		return nil, fmt.Errorf("snapshots: %w", err)

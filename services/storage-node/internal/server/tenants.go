@@ -59,6 +59,9 @@ func (a adminService) ListTenants(_ context.Context, r *adminv1.ListTenantsReque
 	if err != nil {
 		return nil, err
 	}
+	if err := b.Tenants.Damage(); err != nil {
+		return nil, err
+	}
 	resp := &adminv1.ListTenantsResponse{Strict: b.Tenants.Strict()}
 	for _, t := range b.Tenants.List(r.GetIncludeDropped()) {
 		resp.Tenants = append(resp.Tenants, tenantToProto(t))

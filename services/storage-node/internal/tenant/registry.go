@@ -2,6 +2,7 @@ package tenant
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pairdb/pairdb/libs/causal"
+	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 )
 
@@ -45,6 +47,7 @@ type Registry struct {
 	started time.Time
 	records store.System
 	engine  Engine
+	damage  error  // why the list can't be read; nil
 	other   *usage // of all tenants without numbers of their own
 
 	known atomic.Pointer[names]
@@ -96,7 +99,9 @@ func New(o Options) *Registry {
 func (r *Registry) stranger() *entry { return &entry{gate: newGate(), use: r.other} }
 
 // Open loads the tenants from the store, which asks this registry, and finishes the drops that a crash
-// interrupted. Nothing may be served before.
+// interrupted. Nothing may be served before. A list that is damaged is no error of Open, but of every
+// call for it, and of every request when the registry is strict: damage must not take from a node what
+// it can still serve.
 func (r *Registry) Open(ctx context.Context, s *store.Store, e Engine) error {
 	r.records, r.engine = s.System(systemTenant), e
 	byName := map[string]*entry{}
@@ -117,6 +122,10 @@ func (r *Registry) Open(ctx context.Context, s *store.Store, e Engine) error {
 		byName[name] = x
 		return nil
 	})
+	if errors.Is(err, engine.ErrCorrupt) || store.ReasonOf(err) == store.ReasonCorruptedData {
+		r.damage = fmt.Errorf("the list of tenants is not readable: %w", err)
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("tenants: %w", err)
 	}
@@ -148,6 +157,9 @@ func (r *Registry) begin(x *entry) {
 	}
 }
 
+// Damage returns why the list of tenants can't be read, nil if it can.
+func (r *Registry) Damage() error { return r.damage }
+
 // Strict reports whether tenants that are not known are refused.
 func (r *Registry) Strict() bool { return r.o.Strict }
 
@@ -156,6 +168,8 @@ func (r *Registry) lookup(tenant string) (*entry, error) {
 	known := r.known.Load()
 	x, ok := known.byName[tenant]
 	switch {
+	case !ok && r.o.Strict && r.damage != nil:
+		return nil, r.damage
 	case !ok && r.o.Strict:
 		return nil, refuse(store.ReasonTenantNotFound,
 			"tenant %q is not known to this node (PAIRDB_TENANTS=strict): create it first", tenant)
@@ -210,8 +224,11 @@ func (x *entry) Release(keys, bytes int) {
 	x.gate.leave()
 }
 
-// lock waits until nobody else changes what is known.
+// lock waits until nobody else changes what is known, if it can be changed.
 func (r *Registry) lock(ctx context.Context) error {
+	if r.damage != nil {
+		return r.damage
+	}
 	if err := ctx.Err(); err != nil {
 		return err
 	}

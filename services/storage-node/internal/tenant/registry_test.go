@@ -2,6 +2,7 @@ package tenant
 
 import (
 	"context"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/pairdb/pairdb/libs/causal"
 	"github.com/pairdb/pairdb/libs/vfs"
+	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 )
 
@@ -310,4 +312,60 @@ func TestSystemTenantIsOutOfReach(t *testing.T) {
 		requireReason(t, store.ReasonTenant, err)
 	}
 	require.Panics(t, func() { n.store.System("t") })
+}
+
+// spoil replaces a file, which is sealed, by one that differs in a byte.
+func spoil(t *testing.T, fs vfs.FS, name string) {
+	t.Helper()
+	f, err := fs.Open(name)
+	require.NoError(t, err)
+	content, err := io.ReadAll(f)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+	content[100] ^= 0xff
+	require.NoError(t, fs.Remove(name))
+	f, err = fs.Create(name, 0o440)
+	require.NoError(t, err)
+	_, err = f.Write(content)
+	require.NoError(t, err)
+	require.NoError(t, f.Close())
+}
+
+// Danger: one damaged table keeps a node from serving all others, or a strict one serves everybody
+// because it does not know whom.
+func TestDamagedListLeavesWhatCanBeServed(t *testing.T) {
+	fs := vfs.NewMem()
+	n := start(t, fs, Options{})
+	n.create(t, "gone", Quota{})
+	_, err := n.Drop(bg, "gone")
+	require.NoError(t, err)
+	require.NoError(t, n.put("A", "k", "v")) // before the list in the order of keys, and behind it
+	require.NoError(t, n.put("z", "k", "v"))
+	require.NoError(t, n.engine.Flush(bg))
+	require.NoError(t, n.engine.Close())
+	tables, err := fs.List("data/sst")
+	require.NoError(t, err)
+	require.NotEmpty(t, tables)
+	for _, name := range tables {
+		spoil(t, fs, "data/sst/"+name)
+	}
+
+	for _, strict := range []bool{false, true} {
+		n = start(t, fs, Options{Strict: strict})
+		require.ErrorIs(t, n.Damage(), engine.ErrCorrupt)
+		err := n.put("zz", "k", "v") // behind the damaged table
+		if strict {
+			require.ErrorIs(t, err, engine.ErrCorrupt, "whom to serve is not known")
+		} else {
+			require.NoError(t, err)
+			require.Equal(t, "v", n.get(t, "zz", "k"))
+		}
+		_, err = n.Create(bg, "t", Quota{}, 0)
+		require.ErrorIs(t, err, engine.ErrCorrupt)
+		_, err = n.Update(bg, "t", &Quota{}, 0)
+		require.ErrorIs(t, err, engine.ErrCorrupt)
+		_, err = n.Drop(bg, "gone")
+		require.ErrorIs(t, err, engine.ErrCorrupt)
+		require.NoError(t, n.engine.Close())
+	}
 }
