@@ -3,6 +3,7 @@ package tenant
 import (
 	"context"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -188,7 +189,7 @@ func TestDropWaitsForRequestsInFlight(t *testing.T) {
 	require.NoError(t, err)
 	enter()
 	require.Equal(t, 2, n.List(false)[1].InFlight)
-	for _, a := range inside {
+	for _, a := range slices.Backward(inside) {
 		_, err := n.Drop(soon(t), "t")
 		require.ErrorIs(t, err, context.DeadlineExceeded)
 		require.Equal(t, Dropping, n.List(false)[1].State)
