@@ -246,6 +246,32 @@ func TestStreamEndsWithItsTenant(t *testing.T) {
 	require.Equal(t, 3, chunks)
 }
 
+// Danger: a watch that does not learn of the drop, or goes on with what is the next generation's.
+func TestWatchTellsOfTheDropAndEnds(t *testing.T) {
+	n := start(t, vfs.NewMem(), Options{})
+	n.create(t, "t", Quota{})
+	require.NoError(t, n.put("t", "k", "v"))
+	var removed []store.Change
+	ctx, cancel := context.WithTimeout(bg, time.Minute)
+	defer cancel()
+	err := n.store.Watch(ctx, store.WatchRequest{Tenant: "t"}, func(c store.Changes) error {
+		removed = append(removed, c.Changes...)
+		if len(removed) > 0 {
+			return n.put("t", "z", "of the next generation")
+		}
+		if _, err := n.Drop(bg, "t"); err != nil {
+			return err
+		}
+		_, err := n.Create(bg, "t", Quota{}, 0)
+		return err
+	})
+	requireReason(t, store.ReasonTenantNotFound, err)
+	require.Len(t, removed, 1)
+	require.Equal(t, store.ChangeRemove, removed[0].Kind)
+	require.Empty(t, removed[0].Start+removed[0].End, "all of it")
+	require.Zero(t, n.List(false)[0].InFlight)
+}
+
 // Danger: two nodes changed a tenant concurrently, and it comes back to life, or depends on who asks.
 func TestSiblingsOfATenantBecomeOne(t *testing.T) {
 	value := func(t Tenant) []byte {
