@@ -14,6 +14,9 @@ ENGINE   := ./storage-node/internal/engine
 # Tests that cut the power, fail an operation or flip a byte, everywhere they can.
 CRASH := Crash|PowerCut|FailingOperation|InputOutputError|Flipped|FullDisk
 
+# What must hold for any history of a key: beside all of libs/causal.
+PROPERTIES := AnyOrder|SingleWriter|Untold|Converge
+
 export GOFLAGS ?= -buildvcs=false
 
 # Where `make run` keeps the local pod.
@@ -84,6 +87,12 @@ meta: ## long form of the metamorphic test
 .PHONY: slow-readers
 slow-readers: ## readers that stop reading, for the whole minute that a node has patience
 	@cd services && PAIRDB_LONG=1 go test -count=1 -timeout 30m -v -run 'ReadersThatStop' ./storage-node/internal/server
+
+CHECKS ?= 1000000
+.PHONY: properties-long
+properties-long: ## long form of the properties of causality: CHECKS cases each
+	@cd libs && go test -count=1 -timeout 24h -v ./causal -rapid.checks=$(CHECKS)
+	@cd services && go test -count=1 -timeout 24h -v -run '$(PROPERTIES)' ./storage-node/internal/store -rapid.checks=$(CHECKS)
 
 FUZZTIME ?= 5m
 .PHONY: fuzz

@@ -26,6 +26,7 @@ const (
 	inTable  = "libs/sstable"
 	inRecord = "libs/record"
 	inJoin   = "libs/causal"
+	inStore  = node + "store"
 
 	powerCut = "TestPowerCutLosesNothingAndResurrectsNothing"
 	eachCut  = "TestPowerCutAtEveryOperationOfOneStep"
@@ -393,5 +394,33 @@ var mutations = []mutation{
 		file:   inStore + "/watch.go",
 		swaps:  []swap{{"if err := w.s.e.WaitDurable(seq); err != nil {", "if err := error(nil); err != nil {"}},
 		pkg:    inStore, run: "TestSequencesThatAreToldAreDurableInEveryMode",
+	},
+	{
+		name:   "expired-value-lives-on",
+		breaks: "A value is still there in the second in which it expires.",
+		file:   inJoin + "/sibling.go",
+		swaps:  []swap{{"nowUnix < s.ExpiresAt", "nowUnix <= s.ExpiresAt"}},
+		pkg:    inStore, run: "TestExpiryIsExactToTheSecondInEveryRead",
+	},
+	{
+		name:   "refusal-before-durable",
+		breaks: "A condition is refused on the word of a write that a crash can still take away.",
+		file:   inStore + "/batch.go",
+		swaps:  []swap{{"return pos, d.readSeq, err", "return pos, 0, err"}},
+		pkg:    inStore, run: "TestRefusalsWaitForWhatTheyRestOn",
+	},
+	{
+		name:   "repeat-answered-before-durable",
+		breaks: "A repeat gets the answer of a first request that a crash can still take away.",
+		file:   inStore + "/batch.go",
+		swaps:  []swap{{"return len(sc.items), m.once.readSeq, err", "return len(sc.items), 0, err"}},
+		pkg:    inStore, run: "TestARepeatWaitsForTheFirst",
+	},
+	{
+		name:   "condition-ignores-batch",
+		breaks: "The conditions of a batch are judged by the state before it.",
+		file:   inStore + "/decision.go",
+		swaps:  []swap{{"d.judge(cur, o.Condition)", "d.judge(d.before, o.Condition)"}},
+		pkg:    inStore, run: "TestConditionsSeeTheOperationsInFrontOfThem",
 	},
 }

@@ -86,6 +86,28 @@ func TestJoinOfBytesIsJoinOfRecords(t *testing.T) {
 	})
 }
 
+// Danger: fragments that were flushed, merged and read in other groups and orders give other bytes.
+func TestAnyOrderAndGroupingOfFragmentsGivesTheSameBytes(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		fragments := rapid.SliceOfN(genRecord(), 1, 6).Draw(t, "fragments")
+		var want Record
+		for _, f := range fragments {
+			want = Join(want, f)
+		}
+		var left [][]byte
+		for _, f := range rapid.Permutation(fragments).Draw(t, "order") {
+			left = append(left, f.Encode(nil))
+		}
+		for len(left) > 1 {
+			i := rapid.IntRange(0, len(left)-2).Draw(t, "neighbours")
+			joined, err := JoinEncoded(nil, left[i+1], left[i])
+			require.NoError(t, err)
+			left = append(left[:i], append([][]byte{joined}, left[i+2:]...)...)
+		}
+		require.Equal(t, string(want.Encode(nil)), string(left[0]))
+	})
+}
+
 // Danger: the common cases of a compaction allocate for each key.
 func TestJoinOfBytesAllocatesNothingInCommonCases(t *testing.T) {
 	older := Record{Siblings: []Sibling{{Clock: Clock{{"a", 1, 9}}, Value: []byte("one"), Timestamp: 5}}}.Encode(nil)

@@ -92,6 +92,10 @@ func FuzzPipelineInput(f *testing.F) {
 		putOp(1, "k", "v"), readOp(2, "k"), deleteOp(3, "k"), {Tag: 4},
 		{Tag: 5, Key: "c", Op: &storagev1.PipelineOp_Put{Put: &storagev1.PutOp{Value: []byte("v"), TtlSeconds: 9, Causality: &storagev1.PutOp_Clock{Clock: clockOf(2, 6)}}}},
 		{Tag: 6, Key: "r", Op: &storagev1.PipelineOp_Repair{Repair: &storagev1.RepairOp{}}},
+		{Tag: 7, Key: "a", Op: &storagev1.PipelineOp_Put{Put: &storagev1.PutOp{Value: []byte("v"), Condition: ifAbsent}}},
+		{Tag: 8, Key: "a", Op: &storagev1.PipelineOp_Put{Put: &storagev1.PutOp{Condition: &storagev1.Condition{}}}},
+		{Tag: 9, Key: "a", Op: &storagev1.PipelineOp_Delete{Delete: &storagev1.DeleteOp{Condition: ifClock(clockOf(2, 6))}}},
+		{Tag: 10, Key: "a", Op: &storagev1.PipelineOp_Delete{Delete: &storagev1.DeleteOp{Condition: ifValue("v")}}},
 	}}
 	b, err := proto.Marshal(seed)
 	require.NoError(f, err)
@@ -143,9 +147,11 @@ func compareOp(t *testing.T, want *storagev1.PipelineOp, in *pipelineInput) {
 		require.Equal(t, o.Put.GetTtlSeconds(), in.op.TTL)
 		require.True(t, bytes.Equal(o.Put.GetValue(), in.op.Value))
 		require.Equal(t, causality(o.Put.GetClock(), o.Put.GetContext()), in.op.Causality)
+		require.Equal(t, conditionFromProto(o.Put.GetCondition()), in.op.Condition)
 	case *storagev1.PipelineOp_Delete:
 		kind = store.Delete
 		require.Equal(t, causality(o.Delete.GetClock(), o.Delete.GetContext()), in.op.Causality)
+		require.Equal(t, conditionFromProto(o.Delete.GetCondition()), in.op.Condition)
 	case *storagev1.PipelineOp_Repair:
 		kind = store.Repair
 		require.Len(t, in.op.Siblings, min(len(o.Repair.GetSiblings()), store.MaxRepairSiblings+1))

@@ -252,13 +252,15 @@ func TestAConditionIsJudgedAgainWhenItsReadIsOvertaken(t *testing.T) {
 	s := open(t, f, Options{})
 	f.beforeSubmit = func(n int) {
 		if n == 1 {
-			sib := []causal.Sibling{{Dot: causal.Dot{Node: "m", Counter: 1}, Value: []byte("repaired")}}
-			require.NoError(t, s.Repair(bg, RepairRequest{Tenant: "t", Key: "k", Siblings: sib}))
+			ingested := causal.Record{Siblings: []causal.Sibling{{Dot: causal.Dot{Node: "m", Counter: 1}, Value: []byte("ingested")}}}
+			b := f.NewBatch()
+			b.Merge([]byte("t\x00k"), ingested.Encode(nil))
+			require.NoError(t, second(f.Submit(b)))
 		}
 	}
 	_, err := s.Write(bg, WriteRequest{Tenant: "t", Key: "k", Value: []byte("v"), Condition: absent})
 	require.NotEmpty(t, conditionFailed(t, err))
-	require.Equal(t, "repaired", values(read(t, s, "k")))
+	require.Equal(t, "ingested", values(read(t, s, "k")))
 }
 
 // Danger: two of those who create a key at the same time both succeed; or a counter by compare and

@@ -25,12 +25,14 @@ type fakeEngine struct {
 	submits int
 	// beforeSubmit runs without the lock, before a batch is looked at.
 	beforeSubmit func(n int)
-	iters        int
-	moves        int // of iterators and tails, all together
-	onMove       func(n int)
-	tails        int
-	log          []TailChange
-	oldest       ikey.Seq // what is in front of it is not kept
+	// beforeWait runs without the lock, before it is looked what is durable.
+	beforeWait func()
+	iters      int
+	moves      int // of iterators and tails, all together
+	onMove     func(n int)
+	tails      int
+	log        []TailChange
+	oldest     ikey.Seq // what is in front of it is not kept
 }
 
 type version struct {
@@ -108,6 +110,9 @@ func (f *fakeEngine) Submit(b Batch) (ikey.Seq, error) {
 }
 
 func (f *fakeEngine) WaitDurable(seq ikey.Seq) error {
+	if f.beforeWait != nil {
+		f.beforeWait()
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	for f.durable < seq && f.failed == nil {
