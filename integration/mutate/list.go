@@ -26,7 +26,6 @@ const (
 	inTable  = "libs/sstable"
 	inRecord = "libs/record"
 	inJoin   = "libs/causal"
-	inStore  = node + "store"
 
 	powerCut = "TestPowerCutLosesNothingAndResurrectsNothing"
 	eachCut  = "TestPowerCutAtEveryOperationOfOneStep"

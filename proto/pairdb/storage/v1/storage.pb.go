@@ -101,7 +101,8 @@ type WriteRequest struct {
 	TtlSeconds int64 `protobuf:"varint,6,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
 	// Names the request, so that a repeat of it within 24 hours gets the first answer and changes
 	// nothing, also after a restart of the node. 1 to 128 bytes of UTF-8 without control characters;
-	// empty: none. Another request under the same key is refused with IDEMPOTENCY_KEY_REUSED. It holds
+	// empty: none. Another request under the same key is refused with IDEMPOTENCY_KEY_REUSED; one
+	// that only has another `clock` is a repeat, since coordinators raise it for each attempt. It holds
 	// for the tenant on this node; across nodes the clock tells repeats.
 	IdempotencyKey string `protobuf:"bytes,7,opt,name=idempotency_key,json=idempotencyKey,proto3" json:"idempotency_key,omitempty"`
 	// Absent: none.

@@ -92,7 +92,7 @@ func (w *view) manualL0(m Manual) (Plan, Outcome) {
 	}
 	p, ok := w.mergeL0(old)
 	if !ok {
-		return Plan{}, w.whyNot(old, w.targets.Base)
+		return Plan{}, w.whyNot(old, 0, w.targets.Base)
 	}
 	if p.Reason == "" {
 		p.Reason = "manual compaction of level 0"
@@ -115,7 +115,7 @@ func (w *view) manualTable(t *manifest.Table, m Manual) (Plan, Outcome) {
 	one := []*manifest.Table{t}
 	if m.Level == lastLevel {
 		if !w.free(one) || w.busy.claimed(lastLevel, t.Span()) {
-			return Plan{}, w.whyNot(one, lastLevel)
+			return Plan{}, w.whyNot(one, lastLevel, lastLevel)
 		}
 		return w.finish(Plan{Kind: Merge, Inputs: []Inputs{{lastLevel, one}}, OutputLevel: lastLevel, Reason: reason}, 2), Picked
 	}
@@ -125,18 +125,19 @@ func (w *view) manualTable(t *manifest.Table, m Manual) (Plan, Outcome) {
 	if p, ok := w.split(t, m.Level, m.Level+1); ok {
 		return w.finish(p, 2), Picked
 	}
-	return Plan{}, w.whyNot(one, m.Level+1)
+	return Plan{}, w.whyNot(one, m.Level, m.Level+1)
 }
 
-// whyNot says whether waiting can help.
-func (w *view) whyNot(tables []*manifest.Table, output int) Outcome {
+// whyNot says whether waiting can help: for a job that has the tables, or that may write into the level
+// where they would be split or the one where they would be merged.
+func (w *view) whyNot(tables []*manifest.Table, level, output int) Outcome {
 	span := spanOf(tables)
 	below := w.v.Overlapping(output, span)
 	if len(below) > 0 {
 		span = span.Union(spanOf(below))
 	}
 	all := append(slices.Clone(tables), below...)
-	if slices.ContainsFunc(all, func(t *manifest.Table) bool { return w.busy.tables[t.Num] }) || w.busy.claimed(output, span) || w.busy.claimed(0, span) {
+	if slices.ContainsFunc(all, func(t *manifest.Table) bool { return w.busy.tables[t.Num] }) || w.busy.claimed(output, span) || w.busy.claimed(level, span) {
 		return Blocked
 	}
 	return Impossible
