@@ -177,6 +177,7 @@ func TestRefusalsWaitForWhatTheyRestOn(t *testing.T) {
 					f := newFake()
 					s := open(t, f, Options{Limits: causal.Limits{MaxSiblings: 1}})
 					f.hold()
+					defer f.release()
 					first := make(chan error, 1)
 					go func() {
 						first <- second(s.Write(bg, WriteRequest{Tenant: "t", Key: "k", Value: []byte("v")}))

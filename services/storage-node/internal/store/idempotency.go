@@ -168,7 +168,7 @@ func appendClock(b []byte, c causal.Clock) []byte {
 
 var errAnswer = errors.New("malformed answer under an idempotency key")
 
-// minEntryBytes is what an entry of a clock takes at least.
+// minEntryBytes is what an entry of a clock takes at least: two numbers and a byte of its id.
 const minEntryBytes = 3
 
 // parseAnswer reads what appendAnswer wrote. The result shares no memory with b.
@@ -197,7 +197,7 @@ func parseAnswer(b []byte) (digest [sha256.Size]byte, r WriteResult, err error) 
 	r.Clock = make(causal.Clock, count)
 	for i := range r.Clock {
 		size := next()
-		if err != nil || size > uint64(len(b)) {
+		if err != nil || size == 0 || size > uint64(len(b)) {
 			return digest, WriteResult{}, errAnswer
 		}
 		r.Clock[i].Node = string(b[:size])

@@ -245,6 +245,7 @@ func TestARepeatWaitsForTheFirst(t *testing.T) {
 					f := newFake()
 					s := open(t, f, Options{})
 					f.hold()
+					defer f.release()
 					r := WriteRequest{Tenant: "t", Key: "k", Value: []byte("v"), IdempotencyKey: "1"}
 					type answer struct {
 						r   WriteResult
