@@ -49,12 +49,12 @@ type RepairRequest struct {
 // WriteResult says what a write did.
 type WriteResult struct {
 	Outcome causal.Outcome
+	// Replayed: this is the answer to an earlier request with the same idempotency key.
+	Replayed bool
 	// Clock of the key after the write: the context of the next one.
 	Clock causal.Clock
 	// Siblings counts the values of the key now, without tombstones and expired ones.
 	Siblings int
-	// Replayed: this is the answer to an earlier request with the same idempotency key.
-	Replayed bool
 }
 
 // Write stores a value and returns when that is durable. When it returns an error of the context,
