@@ -38,6 +38,11 @@
 // time. The price is an entry in the clock of a key for each process that wrote it; entries that
 // nobody raises any more are pruned.
 //
+// # Tenants
+//
+// Before any work is done for a tenant, Options.Tenants is asked whether the request is taken up, and
+// told when it ends. System tenants, which begin with _, are for the node itself and not asked for.
+//
 // # Reads
 //
 // Reads see durable state only. Expired values are invisible from their second on; like
