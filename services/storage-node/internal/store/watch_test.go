@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
+	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
 )
 
 var errEnough = errors.New("enough")
@@ -611,4 +613,43 @@ func TestSnapshotOfAnEmptyNodeJoinsItsFeed(t *testing.T) {
 	changes := changesOf(watchTo(t, s, WatchRequest{Tenant: "t", After: first[0].Sequence}, newestOf(t, realEngine{e})))
 	require.Len(t, changes, 1)
 	require.Equal(t, "set k=v", describe(changes[0]))
+}
+
+// Danger: a follower that takes nothing makes the log grow for ever, or is shown a hole when that is given up.
+func TestWatchThatTakesNothingLosesItsPlaceInTheLog(t *testing.T) {
+	e, err := engine.Open("data", engine.Options{
+		FS: vfs.NewMem(), Clock: realClock{}, Rand: rand.New(rand.NewPCG(1, 2)), MemtableBytes: 64 << 10, LogSegmentBytes: 64 << 10,
+		TailRetentionBytes: 256 << 10, ReserveBytes: -1, Jobs: jobs.Options{Mode: jobs.ModeAlways, LocalRate: -1},
+	})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, e.Close()) }()
+	s := open(t, realEngine{e}, Options{})
+	start := newestOf(t, realEngine{e})
+	put(t, s, "first", "v", Causality{})
+	noise := make([]byte, 20_000) // the log packs the rest
+	rng := rand.New(rand.NewPCG(3, 4))
+	messages := 0
+	err = s.Watch(bg, WatchRequest{Tenant: "t", After: start}, func(Changes) error {
+		if messages++; messages > 1 {
+			return nil
+		}
+		for i := range 100 { // while it takes the first message
+			for j := range noise {
+				noise[j] = byte(rng.Uint32())
+			}
+			put(t, s, fmt.Sprint("k", i%10), string(noise), Causality{})
+		}
+		require.NoError(t, e.Flush(bg))
+		require.Eventually(t, func() bool { return e.Metrics().LogLiveBytes < 600<<10 }, 10*time.Second, time.Millisecond)
+		return nil
+	})
+	var refused *Error
+	require.ErrorAs(t, err, &refused)
+	require.Equal(t, ReasonSequenceTooOld, refused.Reason)
+	oldest, err := strconv.ParseUint(refused.Metadata["oldest_sequence"], 10, 64)
+	require.NoError(t, err)
+	require.Greater(t, oldest, start+1)
+	watchTo(t, s, WatchRequest{Tenant: "t", After: oldest - 1}, newestOf(t, realEngine{e}))
+	err = s.Watch(bg, WatchRequest{Tenant: "t", After: oldest - 2}, nil)
+	require.Equal(t, ReasonSequenceTooOld, ReasonOf(err))
 }
