@@ -22,6 +22,7 @@ import (
 	"github.com/pairdb/pairdb/libs/sidecar"
 	"github.com/pairdb/pairdb/libs/vfs"
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
+	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	compactionv1 "github.com/pairdb/pairdb/proto/pairdb/compaction/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/config"
 )
@@ -41,6 +42,56 @@ func TestNodeServesStopsAndComesBack(t *testing.T) {
 
 	w = startNode(t, cfg, realFS()).ready()
 	require.Equal(t, "v", w.get("k"))
+	require.NoError(t, w.end())
+}
+
+// A client that follows a node must find it again after a restart: nothing between is lost or comes twice, also
+// when the snapshot was read before and the feed is joined after.
+func TestFeedGoesOnAfterARestart(t *testing.T) {
+	cfg := testConfig(t)
+	w := startNode(t, cfg, realFS()).ready()
+	require.NoError(t, w.put("a", "in the snapshot"))
+	keys, err := w.storage.StreamKeys(t.Context(), &storagev1.StreamKeysRequest{Tenant: "t"})
+	require.NoError(t, err)
+	snapshot, err := keys.Recv()
+	require.NoError(t, err)
+	require.Len(t, snapshot.GetRecords(), 1)
+	follow := func(after uint64) (next func() *storagev1.WatchResponse) {
+		feed, err := w.storage.Watch(t.Context(), &storagev1.WatchRequest{Tenant: "t", AfterSequence: after})
+		require.NoError(t, err)
+		return func() *storagev1.WatchResponse {
+			for {
+				m, err := feed.Recv()
+				require.NoError(t, err)
+				if len(m.GetChanges()) > 0 {
+					return m
+				}
+			}
+		}
+	}
+	next := follow(snapshot.GetSequence())
+	require.NoError(t, w.put("b", "1"))
+	first := next()
+	require.Equal(t, "b", first.GetChanges()[0].GetRecord().GetKey())
+	require.NoError(t, w.put("c", "2"))
+	require.NoError(t, w.end())
+
+	w = startNode(t, cfg, realFS()).ready()
+	require.NoError(t, w.put("d", "3"))
+	next = follow(first.GetSequence())
+	var got []string
+	for len(got) < 2 {
+		for _, c := range next().GetChanges() {
+			got = append(got, c.GetRecord().GetKey())
+		}
+	}
+	require.Equal(t, []string{"c", "d"}, got)
+
+	ahead, err := w.storage.Watch(t.Context(), &storagev1.WatchRequest{Tenant: "t", AfterSequence: 1 << 40})
+	require.NoError(t, err)
+	_, err = ahead.Recv()
+	require.Equal(t, codes.OutOfRange, status.Code(err))
+	require.Equal(t, "SEQUENCE_AHEAD", reason(err))
 	require.NoError(t, w.end())
 }
 
