@@ -1,7 +1,9 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +19,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
@@ -456,5 +460,73 @@ func TestWatchOverTheWire(t *testing.T) {
 		require.NoError(t, err)
 		_, err = bad.Recv()
 		require.Equal(t, codes.InvalidArgument, refused(t, err).code)
+	}
+}
+
+// A client that sends on after its half close breaks the protocol: nothing of that may be applied, and the
+// connection serves its other calls.
+func TestWhatComesAfterAHalfCloseIsNotApplied(t *testing.T) {
+	noLeak(t)
+	w := startReal(t, time.Minute)
+	conn, err := net.Dial("tcp", w.addr)
+	require.NoError(t, err)
+	defer conn.Close()
+	require.NoError(t, conn.SetDeadline(time.Now().Add(20*time.Second)))
+	_, err = conn.Write([]byte(http2.ClientPreface))
+	require.NoError(t, err)
+	framer := http2.NewFramer(conn, conn)
+	framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+	require.NoError(t, framer.WriteSettings())
+	var block bytes.Buffer
+	encoder := hpack.NewEncoder(&block)
+	begin := func(stream uint32) {
+		block.Reset()
+		for _, f := range [][2]string{
+			{":method", "POST"}, {":scheme", "http"}, {":path", storagev1.StorageService_Pipeline_FullMethodName}, {":authority", w.addr},
+			{"content-type", "application/grpc"}, {"te", "trailers"},
+		} {
+			require.NoError(t, encoder.WriteField(hpack.HeaderField{Name: f[0], Value: f[1]}))
+		}
+		require.NoError(t, framer.WriteHeaders(http2.HeadersFrameParam{StreamID: stream, BlockFragment: block.Bytes(), EndHeaders: true}))
+	}
+	put := func(stream uint32, key string, end bool) {
+		m := marshalled(t, &storagev1.PipelineRequest{Tenant: "t", Ops: []*storagev1.PipelineOp{putOp(1, key, "v")}})
+		data := append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(m))), m...)
+		require.NoError(t, framer.WriteData(stream, end, data))
+	}
+	// ended returns how a call ended, when its trailers come; of another one that may have ended with a reset.
+	ended := func(stream uint32) string {
+		for {
+			frame, err := framer.ReadFrame()
+			require.NoError(t, err)
+			switch f := frame.(type) {
+			case *http2.SettingsFrame:
+				if !f.IsAck() {
+					require.NoError(t, framer.WriteSettingsAck())
+				}
+			case *http2.MetaHeadersFrame:
+				if f.StreamID != stream || !f.StreamEnded() {
+					continue
+				}
+				for _, h := range f.Fields {
+					if h.Name == "grpc-status" {
+						return h.Value
+					}
+				}
+			}
+		}
+	}
+	begin(1)
+	put(1, "a", true)
+	put(1, "b", false)
+	put(1, "c", true)
+	begin(3)
+	put(3, "d", true)
+	require.Equal(t, "0", ended(3))
+	client := w.dial()
+	for key, found := range map[string]bool{"b": false, "c": false, "d": true} {
+		r, err := client.Read(t.Context(), &storagev1.ReadRequest{Tenant: "t", Key: key})
+		require.NoError(t, err)
+		require.Equal(t, found, r.GetFound(), key)
 	}
 }
