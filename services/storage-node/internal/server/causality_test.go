@@ -3,6 +3,7 @@ package server
 import (
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -201,4 +202,23 @@ func TestEveryLimitOfConditionsAndIdempotencyKeysHasTwoSides(t *testing.T) {
 		require.Equal(t, c.reason, refused(t, err).reason, "case %d", i)
 		require.Equal(t, refused(t, err), refused(t, derr), "case %d", i)
 	}
+}
+
+// A refusal rests on the state of the key: over a stream, too, it must not be told before that is
+// durable. The read behind it overtakes it.
+func TestPipelineTellsOfAFailedConditionWhenItsStateIsDurable(t *testing.T) {
+	noLeak(t)
+	w := start(t)
+	w.put("k", "v")
+	durable := make(chan struct{})
+	w.engine.set(func(f *fakeEngine) { f.wait = func() error { <-durable; return nil } })
+	s := pipe(t, t.Context(), w)
+	send(t, s, &storagev1.PipelineOp{Tag: 1, Key: "k", Op: &storagev1.PipelineOp_Put{Put: &storagev1.PutOp{Condition: ifAbsent}}})
+	send(t, s, readOp(2, "k"))
+	require.Contains(t, take(t, s, 1), uint64(2))
+	close(durable)
+	require.Equal(t, "CONDITION_FAILED", take(t, s, 1)[1].GetError().GetReason())
+	require.NoError(t, s.CloseSend())
+	_, err := s.Recv()
+	require.ErrorIs(t, err, io.EOF)
 }
