@@ -29,7 +29,8 @@ type isolation struct {
 	n      *node
 	fs     vfs.FS
 	models map[string]map[string]string
-	active map[string]bool // created and not dropped
+	named  map[string]map[string]store.WriteRequest // by tenant and idempotency key
+	active map[string]bool                          // created and not dropped
 	writes uint64
 }
 
@@ -40,8 +41,9 @@ func TestTenantsAreIsolated(t *testing.T) {
 		var err error
 		x.n, err = open(t, x.fs, Options{})
 		require.NoError(t, err)
+		x.named = map[string]map[string]store.WriteRequest{}
 		for _, tenant := range hostileTenants {
-			x.models[tenant] = map[string]string{}
+			x.models[tenant], x.named[tenant] = map[string]string{}, map[string]store.WriteRequest{}
 		}
 		rng := rand.New(rand.NewPCG(rapid.Uint64().Draw(t, "seed"), 1))
 		for range rapid.IntRange(20, 200).Draw(t, "steps") {
@@ -70,7 +72,7 @@ func (x *isolation) step(rng *rand.Rand) {
 		require.NoError(t, err)
 		return true
 	}
-	switch rng.IntN(14) {
+	switch rng.IntN(16) {
 	case 0, 1, 2:
 		if check(x.n.put(tenant, key, value)) {
 			model[key] = value
@@ -119,12 +121,31 @@ func (x *isolation) step(rng *rand.Rand) {
 		if x.active[tenant] {
 			_, err := x.n.Drop(bg, tenant)
 			require.NoError(t, err)
-			x.active[tenant], x.models[tenant] = false, map[string]string{}
+			x.active[tenant], x.models[tenant], x.named[tenant] = false, map[string]string{}, map[string]store.WriteRequest{}
 		}
 	case 13:
 		_, err := x.n.Create(bg, tenant, Quota{InFlight: 5}, 0)
 		require.NoError(t, err)
 		x.active[tenant] = true
+	case 14, 15:
+		// Idempotency keys that tenants have in common, or that begin with another tenant's name.
+		id := []string{"id", "a", "b", "ab"}[rng.IntN(4)]
+		first, used := x.named[tenant][id]
+		r := store.WriteRequest{Tenant: tenant, Key: key, Value: []byte(value), IdempotencyKey: id}
+		if used && rng.IntN(2) == 0 {
+			r = first
+		}
+		got, err := s.Write(bg, r)
+		if served && used && string(r.Value) != string(first.Value) {
+			requireReason(t, store.ReasonKeyReused, err)
+			return
+		}
+		if check(err) {
+			require.Equal(t, used, got.Replayed)
+			if !used {
+				model[key], x.named[tenant][id] = value, r
+			}
+		}
 	}
 }
 

@@ -158,6 +158,11 @@ func TestNextGenerationBeginsEmpty(t *testing.T) {
 		page, err := n.store.KeyRange(bg, store.KeyRangeRequest{Tenant: "t"})
 		require.NoError(t, err)
 		require.Empty(t, page.Keys)
+		for _, replayed := range []bool{false, true} { // not the answer to the first life's request
+			r, err := n.store.Write(bg, store.WriteRequest{Tenant: "t", Key: "named", Value: []byte("v"), IdempotencyKey: "id"})
+			require.NoError(t, err)
+			require.Equal(t, replayed, r.Replayed)
+		}
 		require.NoError(t, n.put("t", "k", "new"))
 		require.Equal(t, "new", n.get(t, "t", "k"))
 	}
