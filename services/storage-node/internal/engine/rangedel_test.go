@@ -127,6 +127,31 @@ func TestDroppedTablesAreNoneThatASnapshotReads(t *testing.T) {
 	require.NoError(t, e.Close())
 }
 
+// Danger: a snapshot of the empty store, at sequence 0, passes for no snapshot at all, and hides the one
+// that needs the tables.
+func TestASnapshotOfTheEmptyStoreHidesNoOther(t *testing.T) {
+	o := quietOptions(vfs.NewMem())
+	o.NoAutoCompaction = false
+	_, picks := pickHook(&o, nil)
+	e := mustOpen(t, o)
+	empty := e.NewSnapshot()
+	put(t, e, testKey(1), "v")
+	require.NoError(t, e.Flush(context.Background()))
+	full := e.NewSnapshot()
+	deleteAll(t, e, SyncGroup)
+	picks(t, e)
+	picks(t, e)
+	got, found, err := full.Get(testKey(1), nil)
+	require.NoError(t, err)
+	require.True(t, found)
+	require.Equal(t, rec("v"), got)
+	require.NoError(t, full.Close())
+	picks(t, e)
+	require.Eventually(t, func() bool { return len(mustTables(t, e)) == 0 }, eventually, tick, "the empty one needs nothing")
+	require.NoError(t, empty.Close())
+	require.NoError(t, e.Close())
+}
+
 // Danger: a power cut takes the range delete, which nobody waited for, and finds the tables gone.
 func TestTablesAreDroppedWhenTheRangeDeleteIsDurable(t *testing.T) {
 	disk := crashfs.New()

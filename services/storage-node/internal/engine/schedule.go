@@ -115,6 +115,9 @@ func (e *Engine) pick(choose func(*picking) (picker.Plan, bool)) (*running, []ik
 	p := &picking{version: v, busy: &e.mu.busy, jobs: e.mu.jobs,
 		facts: picker.Facts{MemMerges: e.mergeSpansLocked(), GCBefore: e.opts.GCBefore(), Cursors: e.mu.cursors, RangeDeletes: e.rangeDeletesLocked()}}
 	snapshots := e.snapshots.sequences()
+	if len(snapshots) > 0 && snapshots[0] == 0 {
+		snapshots = snapshots[1:] // of the empty store: it needs nothing, and 0 is none for the picker
+	}
 	if n := len(snapshots); n > 0 {
 		p.facts.OldestSnapshot, p.facts.NewestSnapshot = snapshots[0], snapshots[n-1]
 	}
