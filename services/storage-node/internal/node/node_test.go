@@ -22,8 +22,8 @@ import (
 	"github.com/pairdb/pairdb/libs/sidecar"
 	"github.com/pairdb/pairdb/libs/vfs"
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
-	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	compactionv1 "github.com/pairdb/pairdb/proto/pairdb/compaction/v1"
+	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/config"
 )
 
