@@ -142,7 +142,7 @@ func (n *Node) fillStorage(e *engine.Engine) (*storage, error) {
 	}
 	tenants := tenant.New(tenant.Options{Strict: n.cfg.Tenants == config.TenantsStrict, Named: n.cfg.TenantMetrics})
 	st, err := store.New(storeEngine{e}, store.Options{
-		Tenants: tenants, NodeID: n.cfg.NodeID, MaxClockSkew: n.cfg.MaxClockSkew, EngineBatchBytes: maxEngineBatchBytes,
+		Tenants: tenants, NodeID: n.cfg.NodeID, MaxClockSkew: n.cfg.MaxClockSkew, GCGrace: n.cfg.GCGrace, EngineBatchBytes: maxEngineBatchBytes,
 		AckBeforeDurable: n.cfg.Sync != engine.SyncGroup.String(),
 	})
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"hash/maphash"
+	"time"
 
 	"github.com/pairdb/pairdb/libs/causal"
 	"github.com/pairdb/pairdb/libs/ikey"
@@ -91,12 +92,11 @@ func (o *once) recall(s *Store, sc *scratch, r *OpResult) (found bool, err error
 	if err != nil {
 		return false, corrupted(o.name, err)
 	}
-	live := rec.Live(s.now().Unix())
-	w := causal.Winner(live)
-	if w < 0 {
+	w := causal.Winner(rec.Siblings)
+	if w < 0 || rememberUntil(rec.Siblings[w].Timestamp) <= s.now().Unix() {
 		return false, nil
 	}
-	digest, answer, err := parseAnswer(live[w].Value)
+	digest, answer, err := parseAnswer(rec.Siblings[w].Value)
 	if err != nil {
 		return false, corrupted(o.name, err)
 	}
@@ -108,13 +108,20 @@ func (o *once) recall(s *Store, sc *scratch, r *OpResult) (found bool, err error
 	return true, nil
 }
 
-// remember adds the answer to the batch of the write.
+// rememberUntil returns the Unix second from which on what was remembered at a timestamp counts no more.
+// It is rounded up, so that nothing is forgotten too early.
+func rememberUntil(timestamp uint64) int64 {
+	return (causal.Time(timestamp).UnixMilli()+999)/1000 + rememberFor
+}
+
+// remember adds the answer to the batch of the write. It says that it expires as much earlier as expired
+// values are kept: no other node has it, so compaction may take it after its day.
 func (o *once) remember(s *Store, sc *scratch, r *WriteResult) error {
-	// Rounded up to a whole second, so that nothing is forgotten too early.
-	expires := (s.now().UnixMilli()+999)/1000 + rememberFor
+	now := s.hlc.Now()
 	rec := causal.Record{Siblings: []causal.Sibling{{
 		Dot:   causal.Dot{Node: s.actor, Counter: s.counter.Add(1)},
-		Value: appendAnswer(nil, o.digest, r), Timestamp: s.hlc.Now(), ExpiresAt: expires,
+		Value: appendAnswer(nil, o.digest, r), Timestamp: now,
+		ExpiresAt: max(rememberUntil(now)-int64(s.opts.GCGrace/time.Second), 1),
 	}}}
 	sc.enc = rec.Encode(sc.enc[:0])
 	if size := changeOverhead + len(o.name) + len(sc.enc); sc.batch.Bytes()+size > s.opts.EngineBatchBytes {

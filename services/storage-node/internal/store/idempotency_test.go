@@ -480,18 +480,26 @@ func TestAPowerCutKeepsAWriteAndItsIdempotencyKeyOrNeither(t *testing.T) {
 	require.Positive(t, lost)
 }
 
-// Danger: what is remembered stays for ever; or is collected while it still counts.
+// Danger: what is remembered stays for ever, or for the grace of tombstones, which is ten times its day;
+// or is collected while it still counts.
 func TestWhatIsRememberedIsCollectedAfterItsDay(t *testing.T) {
 	w := newWall()
 	var cut uint64
 	e := collecting(t, vfs.NewMem(), &cut)
 	defer func() { require.NoError(t, e.Close()) }()
-	s := open(t, realEngine{e}, Options{Now: w.Now})
-	_, err := s.Write(bg, WriteRequest{Tenant: "t", Key: "k", IdempotencyKey: "1"})
+	const grace = 240 * time.Hour
+	s := open(t, realEngine{e}, Options{Now: w.Now, GCGrace: grace})
+	r := WriteRequest{Tenant: "t", Key: "k", IdempotencyKey: "1"}
+	first, err := s.Write(bg, r)
 	require.NoError(t, err)
 	lower, _ := idempotencyBounds("t")
+	w.move(24*time.Hour - time.Second)
+	again, err := s.Write(bg, r)
+	require.NoError(t, err)
+	repeated(t, first, again)
+	w.move(time.Second)
 	for _, after := range []time.Duration{0, time.Millisecond} {
-		cut = causal.Timestamp(w.Now().Add(24*time.Hour + after))
+		cut = causal.Timestamp(w.Now().Add(after - grace))
 		require.NoError(t, e.Compact(bg, nil, nil, nil))
 		_, found, err := e.Get(append(lower, '1'), nil)
 		require.NoError(t, err)

@@ -26,6 +26,9 @@ type Options struct {
 	// MaxClockSkew is how far ahead the timestamp of a repaired sibling may be: one minute, far
 	// above what NTP leaves and far below any grace.
 	MaxClockSkew time.Duration
+	// GCGrace is for how long the engine keeps expired values: none. What is remembered of requests is
+	// kept for its day alone.
+	GCGrace time.Duration
 	// Limits bound siblings and clocks: causal.DefaultLimits.
 	Limits causal.Limits
 	// EngineBatchBytes is the engine's limit of one batch: 48 MiB. It must hold the 16 MiB of an
