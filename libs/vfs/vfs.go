@@ -10,6 +10,7 @@
 //   - Bytes written to a file survive a crash after Sync or SyncData of that file returned nil.
 //     Unsynced writes may survive whole, in part, or in any order.
 //   - A name (created, renamed, linked or removed) survives after Sync of its directory (OpenDir).
+//     Until then a renamed file may be found under its old name, its new one, or both.
 //   - After Sync or SyncData returned an error, nothing is known about the unsynced bytes. Callers
 //     must not retry and believe.
 package vfs

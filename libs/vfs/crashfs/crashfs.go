@@ -3,7 +3,8 @@
 //
 // It follows the contract of package vfs to the letter: what was not synced may be there or not, in
 // pieces of 512 bytes and in any order; a name is safe when its directory was synced. Renames keep
-// one promise of journalling file systems: the file is never lost under both names.
+// one promise of journalling file systems: the file is never lost under both names. It may be found
+// under both.
 package crashfs
 
 import (

@@ -140,6 +140,35 @@ func TestARenamedFileIsNeverLostUnderBothNames(t *testing.T) {
 	images(t, fsys, check)
 }
 
+// Danger: no image shows the old name beside the new one, and nobody is ready for the file that has two.
+func TestARenamedFileMayBeFoundUnderBothNames(t *testing.T) {
+	fsys := crashfs.New()
+	create(t, fsys, "/old", "x", true)
+	require.NoError(t, vfs.SyncDir(fsys, "/"))
+	require.NoError(t, fsys.Rename("/old", "/new"))
+	both := 0
+	count := func(_ crashfs.Mode, image *crashfs.FS) {
+		_, old := content(t, image, "/old")
+		_, moved := content(t, image, "/new")
+		if !old || !moved {
+			return
+		}
+		both++
+		f, err := image.OpenReadWrite("/new")
+		require.NoError(t, err)
+		_, err = f.WriteAt([]byte("y"), 0)
+		require.NoError(t, err)
+		got, _ := content(t, image, "/old")
+		require.Equal(t, "y", got, "it is one file")
+	}
+	images(t, fsys, count)
+	require.NotZero(t, both)
+	require.NoError(t, vfs.SyncDir(fsys, "/"))
+	both = 0
+	images(t, fsys, count)
+	require.Zero(t, both)
+}
+
 // Danger: operations without a hook are moments at which nobody ever tried to crash.
 func TestEveryMutatingOperationIsAnnounced(t *testing.T) {
 	fsys := crashfs.New()
