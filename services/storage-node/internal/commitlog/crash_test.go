@@ -3,6 +3,7 @@ package commitlog
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -16,6 +17,7 @@ import (
 
 // history is what a workload asked of the log and was told.
 type history struct {
+	o       Options
 	floor   uint64
 	starts  map[uint64]int // first payload in a segment
 	written int            // payloads appended, or tried
@@ -26,13 +28,12 @@ type history struct {
 // away, and returns it.
 func workload(fsys vfs.FS, h *history, seed uint64) error {
 	rng := rand.New(rand.NewPCG(seed, 2))
-	h.starts = map[uint64]int{}
-	o := small
+	h.starts, h.o = map[uint64]int{}, small
 	if seed%2 == 1 {
-		o.Prewrite = PrewriteAlways
+		h.o.Prewrite = PrewriteAlways
 	}
 	for round := range 3 {
-		l, err := Open(fsys, testDir, o)
+		l, err := Open(fsys, testDir, h.o)
 		if err != nil {
 			return err
 		}
@@ -82,10 +83,11 @@ func step(l *Log, h *history, rng *rand.Rand) error {
 }
 
 // check replays what a crash left: a prefix of what was written, with all that was acknowledged; and
-// the log goes on from there, also after another crash in which everything unsynced is lost.
-func (h *history) check(t *testing.T, image *crashfs.FS, what string) {
+// the log goes on from there, until it has used every file again, also after another crash in which
+// everything unsynced is lost.
+func (h *history) check(t *testing.T, image *crashfs.FS, rng *rand.Rand, what string) {
 	for round := range 2 {
-		l, err := Open(image, testDir, small)
+		l, err := Open(image, testDir, h.o)
 		require.NoError(t, err, what)
 		var got []string
 		found, err := l.Replay(h.floor, collect(&got), nil)
@@ -99,13 +101,13 @@ func (h *history) check(t *testing.T, image *crashfs.FS, what string) {
 		require.NoError(t, err, what)
 		require.Equal(t, got, again, what)
 		if round == 0 {
-			l, _, _ = reopen(t, image, h.floor, small)
+			l, _, _ = reopen(t, image, h.floor, h.o)
 			next := h.first() + len(got)
-			pos, err := l.Append(1, []byte(payload(next)))
-			require.NoError(t, err, what)
-			require.NoError(t, l.SyncTo(pos), what)
-			require.Greater(t, pos.Segment, found.End.Segment, what)
-			h = &history{floor: h.floor, starts: h.starts, written: next + 1, acked: next + 1}
+			h = &history{o: h.o, floor: h.floor, starts: maps.Clone(h.starts), written: next, acked: next}
+			for range 9 {
+				require.NoError(t, step(l, h, rng), what)
+				require.Greater(t, l.Segment(), found.End.Segment, what)
+			}
 		}
 	}
 }
@@ -137,8 +139,8 @@ func TestCrashAtEveryOperationLosesNothing(t *testing.T) {
 		fsys.SetHook(func(op crashfs.Op) {
 			points++
 			for _, mode := range crashfs.Modes() {
-				image := fsys.CrashImage(mode, rand.New(rand.NewPCG(seed, uint64(op.Index)<<8|uint64(mode))))
-				h.check(t, image, fmt.Sprintf("seed %d, before operation %d (%s %s), %v", seed, op.Index, op.Kind, op.Name, mode))
+				rng := rand.New(rand.NewPCG(seed, uint64(op.Index)<<8|uint64(mode)))
+				h.check(t, fsys.CrashImage(mode, rng), rng, fmt.Sprintf("seed %d, before operation %d (%s %s), %v", seed, op.Index, op.Kind, op.Name, mode))
 				recoveries += 2
 			}
 		})
@@ -176,8 +178,8 @@ func TestEveryFailingOperationIsReportedOrHarmless(t *testing.T) {
 					harmless++
 				}
 				for _, mode := range []crashfs.Mode{crashfs.DropUnsynced, crashfs.KeepAll, crashfs.RandomEverything} {
-					image := disk.CrashImage(mode, rand.New(rand.NewPCG(uint64(i), uint64(mode))))
-					h.check(t, image, fmt.Sprintf("failed %s, then %v", what, mode))
+					rng := rand.New(rand.NewPCG(uint64(i), uint64(mode)))
+					h.check(t, disk.CrashImage(mode, rng), rng, fmt.Sprintf("failed %s, then %v", what, mode))
 				}
 			}
 		})

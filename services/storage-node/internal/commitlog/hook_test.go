@@ -168,3 +168,34 @@ func TestNumbersAreNeverUsedAgain(t *testing.T) {
 	require.EqualValues(t, 10, pos.Segment)
 	require.EqualValues(t, 1, l.Metrics().Recycled, "what was prepared before the crash is used")
 }
+
+// Danger: a power cut leaves a spare file that was being renamed under both names; the log takes it for
+// two files, and the second use wipes out the first.
+func TestAFileUnderTwoNamesIsUsedOnce(t *testing.T) {
+	for name, chained := range map[string]bool{"a segment below the floor": true, "a spare": false} {
+		for _, prewrite := range []Prewrite{PrewriteNever, PrewriteAlways} {
+			t.Run(name+", prewrite "+prewrite.String(), func(t *testing.T) {
+				o := small
+				o.Prewrite = prewrite
+				fsys, l := newLog(t, o)
+				large := make([]byte, 5000)
+				for number := uint64(1); number <= 3; number++ {
+					pos, err := l.Append(1, large)
+					require.NoError(t, err)
+					require.Equal(t, number, pos.Segment)
+				}
+				require.NoError(t, fsys.Link(testDir+"/000001.log", testDir+"/000004.log"))
+				if !chained {
+					require.NoError(t, fsys.Remove(testDir+"/000002.log"))
+				}
+				l, got, _ := reopen(t, fsys, 3, o)
+				require.Equal(t, []string{string(large)}, got)
+				require.NoError(t, l.Trim(3))
+				want := append(got, appendN(t, l, 0, 12)...)
+				require.NotZero(t, l.Metrics().Recycled)
+				_, got, _ = reopen(t, fsys, 3, o)
+				require.Equal(t, want, got)
+			})
+		}
+	}
+}
