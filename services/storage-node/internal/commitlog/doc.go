@@ -35,6 +35,9 @@
 //     poisons the log: nothing is known any more about what it covered.
 //  7. From the moment that the header of a successor was attempted, the old segment takes no more
 //     frames, even if the attempt failed: it may be on the disk all the same.
+//  8. No two names are one file. A crash may leave a file that was being renamed under both names, but
+//     the new one has no header yet (2) and a number above the head's: Start removes what is above the
+//     head, and the sync of the directory in 2 makes that durable before the file is written again.
 //
 // # Concurrency
 //

@@ -166,7 +166,7 @@ func TestNumbersAreNeverUsedAgain(t *testing.T) {
 	pos, err := l.Append(1, []byte("next"))
 	require.NoError(t, err)
 	require.EqualValues(t, 10, pos.Segment)
-	require.EqualValues(t, 1, l.Metrics().Recycled, "what was prepared before the crash is used")
+	require.Zero(t, l.Metrics().Recycled, "what was prepared before the crash may be a second name of a file")
 }
 
 // Danger: a power cut leaves a spare file that was being renamed under both names; the log takes it for

@@ -117,7 +117,7 @@ func (l *Log) Replay(floor uint64, visit func(Frame) error, progress func(done, 
 
 // Start makes what was replayed durable and the log ready for frames. It needs no space: a segment is
 // made when the first frame comes (or ahead, in the background).
-func (l *Log) Start() error {
+func (l *Log) Start() (err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.replayed || l.started || l.closed {
@@ -132,7 +132,12 @@ func (l *Log) Start() error {
 	l.segments = slices.Clone(r.Segments)
 	l.next = r.next
 	for _, number := range r.unused {
-		if err := l.retireLocked(Segment{Number: number}); err != nil {
+		if number > r.End.Segment {
+			err = l.remove(number) // it may be a second name (package comment, 8)
+		} else {
+			err = l.retireLocked(Segment{Number: number})
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -189,7 +189,11 @@ func (l *Log) retireLocked(s Segment) error {
 		l.spare = append(l.spare, spare{s.Number, whole})
 		return nil
 	}
-	if err := l.fs.Remove(name); err != nil {
+	return l.remove(s.Number)
+}
+
+func (l *Log) remove(number uint64) error {
+	if err := l.fs.Remove(path.Join(l.dir, FileName(number))); err != nil {
 		return fmt.Errorf("trim commit log: %w", err)
 	}
 	l.metrics.removed.Add(1)
