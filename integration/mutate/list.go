@@ -69,6 +69,13 @@ var mutations = []mutation{
 		pkg:    inLog, run: "TestCrashAtEveryOperationLosesNothing|TestStartWritesWhatIsNotProvenOnceMore",
 	},
 	{
+		name:   "log-second-name-used",
+		breaks: "A file that a power cut left under two names is used twice at once, and the second use wipes out the first.",
+		file:   inLog + "/log.go",
+		swaps:  []swap{{"if number > r.End.Segment {", "if false {"}},
+		pkg:    inLog, run: "TestCrashAtEveryOperationLosesNothing|TestAFileUnderTwoNamesIsUsedOnce",
+	},
+	{
 		name:   "log-epoch-ignored",
 		breaks: "Frames of a recycled segment's former life pass for new ones.",
 		file:   inRecord + "/reader.go",
