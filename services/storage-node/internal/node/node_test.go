@@ -145,12 +145,17 @@ func TestRequestInFlightFinishesDuringShutdown(t *testing.T) {
 	fs := realFS()
 	cfg := testConfig(t)
 	w := startNode(t, cfg, fs).ready()
+	require.NoError(t, w.put("first", "v")) // so that there is a segment to write to
 	fs.mu.Lock()
 	fs.syncGate = make(chan struct{})
 	fs.mu.Unlock()
+	before, _ := w.metrics()
 	answer := make(chan error, 1)
 	go func() { answer <- w.put("k", "v") }()
-	eventually(t, "the write waits for its sync", func() bool { return fs.syncing.Load() > 0 })
+	eventually(t, "the write waits for its sync", func() bool {
+		m, _ := w.metrics()
+		return fs.syncing.Load() > 0 && m.Groups > before.Groups // what syncs may be the next segment
+	})
 	w.stop()
 	eventually(t, "readiness is off", func() bool { return len(w.log.values("stage stopped", "stage")) == 1 })
 	code, body := w.probe("/ready")
