@@ -116,15 +116,7 @@ func (s *Store) System(tenant string) System {
 
 // Write stores a value, and returns when that is durable in every mode.
 func (y System) Write(ctx context.Context, key string, value []byte, c Causality) (WriteResult, error) {
-	ops, results := [1]Op{{Kind: Put, Key: key, Value: value, Causality: c}}, [1]OpResult{}
-	pending, err := y.s.submit(ctx, y.tenant, ops[:], results[:], mode{atomic: true, system: true})
-	if err == nil {
-		err = pending.Wait()
-	}
-	if err != nil {
-		return WriteResult{}, err
-	}
-	return results[0].WriteResult, nil
+	return y.s.one(ctx, y.tenant, mode{atomic: true, system: true}, Op{Kind: Put, Key: key, Value: value, Causality: c})
 }
 
 // Each calls f with every record in key order. The values of a record are valid until f returns.

@@ -60,28 +60,34 @@ type WriteResult struct {
 // Write stores a value and returns when that is durable. When it returns an error of the context,
 // the write was not made; once it is submitted, Write waits for its end.
 func (s *Store) Write(ctx context.Context, r WriteRequest) (WriteResult, error) {
-	return s.one(ctx, r.Tenant, r.IdempotencyKey, Op{
+	return s.one(ctx, r.Tenant, named(r.IdempotencyKey), Op{
 		Kind: Put, Key: r.Key, Value: r.Value, Causality: r.Causality, TTL: r.TTL, Condition: r.Condition,
 	})
 }
 
 // Delete stores a tombstone and returns when that is durable.
 func (s *Store) Delete(ctx context.Context, r DeleteRequest) (WriteResult, error) {
-	return s.one(ctx, r.Tenant, r.IdempotencyKey, Op{Kind: Delete, Key: r.Key, Causality: r.Causality, Condition: r.Condition})
+	return s.one(ctx, r.Tenant, named(r.IdempotencyKey), Op{Kind: Delete, Key: r.Key, Causality: r.Causality, Condition: r.Condition})
 }
 
 // Repair joins siblings that were read together into the key, without reading it, and returns when
 // that is durable.
 func (s *Store) Repair(ctx context.Context, r RepairRequest) error {
-	_, err := s.one(ctx, r.Tenant, "", Op{Kind: Repair, Key: r.Key, Siblings: r.Siblings})
+	_, err := s.one(ctx, r.Tenant, mode{atomic: true}, Op{Kind: Repair, Key: r.Key, Siblings: r.Siblings})
 	return err
 }
 
-func (s *Store) one(ctx context.Context, tenant, idempotencyKey string, o Op) (WriteResult, error) {
-	ops, results, m := [1]Op{o}, [1]OpResult{}, mode{atomic: true}
+// named returns the mode of a single write that may have an idempotency key.
+func named(idempotencyKey string) mode {
+	m := mode{atomic: true}
 	if idempotencyKey != "" {
 		m.once = &once{key: idempotencyKey}
 	}
+	return m
+}
+
+func (s *Store) one(ctx context.Context, tenant string, m mode, o Op) (WriteResult, error) {
+	ops, results := [1]Op{o}, [1]OpResult{}
 	pending, err := s.submit(ctx, tenant, ops[:], results[:], m)
 	if werr := pending.Wait(); werr != nil {
 		err = werr
