@@ -892,11 +892,11 @@ type ReplicateDataRequest struct {
 	KeyRangeStart string `protobuf:"bytes,2,opt,name=key_range_start,json=keyRangeStart,proto3" json:"key_range_start,omitempty"`
 	// Not included; empty: to the end of the tenant.
 	KeyRangeEnd string `protobuf:"bytes,3,opt,name=key_range_end,json=keyRangeEnd,proto3" json:"key_range_end,omitempty"`
-	// Single keys besides.
+	// Single keys besides; at most 10,000. With keys and neither start nor end these are all.
 	Keys []string `protobuf:"bytes,4,rep,name=keys,proto3" json:"keys,omitempty"`
-	// The node that the keys go to.
+	// The member that the keys go to.
 	TargetNodeId string `protobuf:"bytes,5,opt,name=target_node_id,json=targetNodeId,proto3" json:"target_node_id,omitempty"`
-	// Send clocks as well.
+	// Without a meaning: clocks are always sent.
 	IncludeVectorClock bool `protobuf:"varint,6,opt,name=include_vector_clock,json=includeVectorClock,proto3" json:"include_vector_clock,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
@@ -1377,9 +1377,10 @@ func (x *GetKeyRangeResponse) GetNextKey() string {
 
 type DrainNodeRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Move everything to the other nodes first.
+	// Move everything to the other members, if one can take it.
 	Graceful bool `protobuf:"varint,1,opt,name=graceful,proto3" json:"graceful,omitempty"`
-	// How long that may take, in seconds.
+	// How long to wait for the end of the moves, in seconds; 0 is not at all. They go on after that. Where
+	// nothing moves: how long writes are refused, 1 to 3,600 seconds; 0 is 60.
 	TimeoutSeconds int32 `protobuf:"varint,2,opt,name=timeout_seconds,json=timeoutSeconds,proto3" json:"timeout_seconds,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
@@ -1512,15 +1513,15 @@ func (x *DrainNodeResponse) GetError() *v1.ItemError {
 
 type StartStreamingRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The node that the keys come from: this one.
+	// The node that the keys come from: this one. May be empty.
 	SourceNodeId string `protobuf:"bytes,1,opt,name=source_node_id,json=sourceNodeId,proto3" json:"source_node_id,omitempty"`
-	// The node that the keys go to.
+	// The node that the keys go to; not this one.
 	TargetNodeId string `protobuf:"bytes,2,opt,name=target_node_id,json=targetNodeId,proto3" json:"target_node_id,omitempty"`
-	// Where the target serves this contract.
+	// Where the target serves clients; empty, with port 0: where the members know it.
 	TargetHost string `protobuf:"bytes,3,opt,name=target_host,json=targetHost,proto3" json:"target_host,omitempty"`
 	// 1 to 65,535.
 	TargetPort int32 `protobuf:"varint,4,opt,name=target_port,json=targetPort,proto3" json:"target_port,omitempty"`
-	// Ranges of tokens to move; none: nothing.
+	// Ranges of tokens; 1 to 4,096.
 	KeyRanges     []*KeyRange `protobuf:"bytes,5,rep,name=key_ranges,json=keyRanges,proto3" json:"key_ranges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2000,9 +2001,12 @@ func (x *GetStreamStatusRequest) GetTargetNodeId() string {
 
 type GetStreamStatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// A stream to the target is under way.
+	// Changes are forwarded to the target.
 	Active bool `protobuf:"varint,1,opt,name=active,proto3" json:"active,omitempty"`
-	// "copying", "streaming", "syncing" or "completed"; "unknown" when there is no such stream.
+	// "copying" (a snapshot), "streaming" (what changed since), "syncing" (both sides are compared) or
+	// "completed" (they were equal, and changes are forwarded until StopStreaming); of several streams the
+	// one that is furthest behind. "unknown" when there is none, or when an operator called it off before
+	// it was complete.
 	State string `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
 	// Keys of the snapshot that the target has acknowledged.
 	KeysCopied int64 `protobuf:"varint,3,opt,name=keys_copied,json=keysCopied,proto3" json:"keys_copied,omitempty"`

@@ -64,24 +64,28 @@ type StorageNodeServiceClient interface {
 	// Repair joins a value that was read elsewhere into the key, under the clock that it has. It counts
 	// as no write: nothing is pruned and no limit of siblings applies.
 	Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
-	// ReplicateData would copy keys to another node. Not available: success=false.
+	// ReplicateData copies keys to another member and answers when it has them. It waits until the deadline
+	// of the call; the copy goes on then, and the same call waits for the rest.
 	ReplicateData(ctx context.Context, in *ReplicateDataRequest, opts ...grpc.CallOption) (*ReplicateDataResponse, error)
 	// StreamKeys sends every key of a range as it was at one moment, tombstones included, in the order
 	// of keys.
 	StreamKeys(ctx context.Context, in *StreamKeysRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[KeyValueEntry], error)
 	// GetKeyRange lists keys that have a value, in the order of keys, a page at a time.
 	GetKeyRange(ctx context.Context, in *GetKeyRangeRequest, opts ...grpc.CallOption) (*GetKeyRangeResponse, error)
-	// DrainNode would move everything away from this node. Not available: success=false.
+	// DrainNode moves everything to the other members, or, without graceful or without others, refuses
+	// writes for a while and puts everything into tables.
 	DrainNode(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*DrainNodeResponse, error)
-	// StartStreaming would copy hash ranges to another node and keep forwarding writes to it. Not
-	// available: success=false.
+	// StartStreaming copies hash ranges to another node and forwards to it every later change of them,
+	// deletions and repairs too, until StopStreaming. It outlives restarts. The same ranges to the same
+	// target are a repeat. Nothing changes its owner.
 	StartStreaming(ctx context.Context, in *StartStreamingRequest, opts ...grpc.CallOption) (*StartStreamingResponse, error)
-	// StopStreaming would end it. There is none: success=false.
+	// StopStreaming ends all streams to a target; what was written before still gets there. It succeeds
+	// also when there is none.
 	StopStreaming(ctx context.Context, in *StopStreamingRequest, opts ...grpc.CallOption) (*StopStreamingResponse, error)
-	// GetStreamStatus says how far it is. There is none: active=false, state "unknown".
+	// GetStreamStatus says how far all streams to a target are, together.
 	GetStreamStatus(ctx context.Context, in *GetStreamStatusRequest, opts ...grpc.CallOption) (*GetStreamStatusResponse, error)
-	// NotifyStreamingComplete would tell this node that a stream to it has ended. There is none:
-	// success=false.
+	// NotifyStreamingComplete tells the target of a stream that it has ended. What came is durable already:
+	// it succeeds.
 	NotifyStreamingComplete(ctx context.Context, in *NotifyStreamingCompleteRequest, opts ...grpc.CallOption) (*NotifyStreamingCompleteResponse, error)
 	// HealthCheck says how the node is. It is answered in every phase of its life.
 	HealthCheck(ctx context.Context, in *HealthCheckRequest, opts ...grpc.CallOption) (*HealthCheckResponse, error)
@@ -260,24 +264,28 @@ type StorageNodeServiceServer interface {
 	// Repair joins a value that was read elsewhere into the key, under the clock that it has. It counts
 	// as no write: nothing is pruned and no limit of siblings applies.
 	Repair(context.Context, *RepairRequest) (*RepairResponse, error)
-	// ReplicateData would copy keys to another node. Not available: success=false.
+	// ReplicateData copies keys to another member and answers when it has them. It waits until the deadline
+	// of the call; the copy goes on then, and the same call waits for the rest.
 	ReplicateData(context.Context, *ReplicateDataRequest) (*ReplicateDataResponse, error)
 	// StreamKeys sends every key of a range as it was at one moment, tombstones included, in the order
 	// of keys.
 	StreamKeys(*StreamKeysRequest, grpc.ServerStreamingServer[KeyValueEntry]) error
 	// GetKeyRange lists keys that have a value, in the order of keys, a page at a time.
 	GetKeyRange(context.Context, *GetKeyRangeRequest) (*GetKeyRangeResponse, error)
-	// DrainNode would move everything away from this node. Not available: success=false.
+	// DrainNode moves everything to the other members, or, without graceful or without others, refuses
+	// writes for a while and puts everything into tables.
 	DrainNode(context.Context, *DrainNodeRequest) (*DrainNodeResponse, error)
-	// StartStreaming would copy hash ranges to another node and keep forwarding writes to it. Not
-	// available: success=false.
+	// StartStreaming copies hash ranges to another node and forwards to it every later change of them,
+	// deletions and repairs too, until StopStreaming. It outlives restarts. The same ranges to the same
+	// target are a repeat. Nothing changes its owner.
 	StartStreaming(context.Context, *StartStreamingRequest) (*StartStreamingResponse, error)
-	// StopStreaming would end it. There is none: success=false.
+	// StopStreaming ends all streams to a target; what was written before still gets there. It succeeds
+	// also when there is none.
 	StopStreaming(context.Context, *StopStreamingRequest) (*StopStreamingResponse, error)
-	// GetStreamStatus says how far it is. There is none: active=false, state "unknown".
+	// GetStreamStatus says how far all streams to a target are, together.
 	GetStreamStatus(context.Context, *GetStreamStatusRequest) (*GetStreamStatusResponse, error)
-	// NotifyStreamingComplete would tell this node that a stream to it has ended. There is none:
-	// success=false.
+	// NotifyStreamingComplete tells the target of a stream that it has ended. What came is durable already:
+	// it succeeds.
 	NotifyStreamingComplete(context.Context, *NotifyStreamingCompleteRequest) (*NotifyStreamingCompleteResponse, error)
 	// HealthCheck says how the node is. It is answered in every phase of its life.
 	HealthCheck(context.Context, *HealthCheckRequest) (*HealthCheckResponse, error)

@@ -9,7 +9,9 @@
 package adminv1
 
 import (
-	v1 "github.com/pairdb/pairdb/proto/pairdb/data/v1"
+	v12 "github.com/pairdb/pairdb/proto/pairdb/cluster/v1"
+	v11 "github.com/pairdb/pairdb/proto/pairdb/data/v1"
+	v1 "github.com/pairdb/pairdb/proto/pairdb/move/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -132,6 +134,1832 @@ func (TenantState) EnumDescriptor() ([]byte, []int) {
 	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{1}
 }
 
+type DrainRequest_Kind int32
+
+const (
+	DrainRequest_KIND_UNSPECIFIED DrainRequest_Kind = 0
+	// Writes are refused until timeout_ms or a restart; everything is flushed and synced.
+	DrainRequest_KIND_FLUSH DrainRequest_Kind = 1
+	// All ranges go to their next owners.
+	DrainRequest_KIND_DECOMMISSION DrainRequest_Kind = 2
+)
+
+// Enum value maps for DrainRequest_Kind.
+var (
+	DrainRequest_Kind_name = map[int32]string{
+		0: "KIND_UNSPECIFIED",
+		1: "KIND_FLUSH",
+		2: "KIND_DECOMMISSION",
+	}
+	DrainRequest_Kind_value = map[string]int32{
+		"KIND_UNSPECIFIED":  0,
+		"KIND_FLUSH":        1,
+		"KIND_DECOMMISSION": 2,
+	}
+)
+
+func (x DrainRequest_Kind) Enum() *DrainRequest_Kind {
+	p := new(DrainRequest_Kind)
+	*p = x
+	return p
+}
+
+func (x DrainRequest_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DrainRequest_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_pairdb_admin_v1_admin_proto_enumTypes[2].Descriptor()
+}
+
+func (DrainRequest_Kind) Type() protoreflect.EnumType {
+	return &file_pairdb_admin_v1_admin_proto_enumTypes[2]
+}
+
+func (x DrainRequest_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DrainRequest_Kind.Descriptor instead.
+func (DrainRequest_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{0, 0}
+}
+
+type DrainRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which drain.
+	Kind DrainRequest_Kind `protobuf:"varint,1,opt,name=kind,proto3,enum=pairdb.admin.v1.DrainRequest_Kind" json:"kind,omitempty"`
+	// Of FLUSH: after it writes are taken again, in milliseconds; 1,000 to 3,600,000, 0 is 60,000.
+	TimeoutMs int64 `protobuf:"varint,2,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`
+	// Of DECOMMISSION: also if ranges would be left with fewer copies than the replication factor. Needs a
+	// reason.
+	Force bool `protobuf:"varint,3,opt,name=force,proto3" json:"force,omitempty"`
+	// Kept with the drain and in the log; at most 1,000 bytes.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainRequest) Reset() {
+	*x = DrainRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainRequest) ProtoMessage() {}
+
+func (x *DrainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
+func (*DrainRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *DrainRequest) GetKind() DrainRequest_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return DrainRequest_KIND_UNSPECIFIED
+}
+
+func (x *DrainRequest) GetTimeoutMs() int64 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *DrainRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+func (x *DrainRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type DrainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of DECOMMISSION: as it is now.
+	Drain *v1.Drain `protobuf:"bytes,1,opt,name=drain,proto3" json:"drain,omitempty"`
+	// Of FLUSH: writes up to it are in tables.
+	Sequence      uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrainResponse) Reset() {
+	*x = DrainResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrainResponse) ProtoMessage() {}
+
+func (x *DrainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
+func (*DrainResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *DrainResponse) GetDrain() *v1.Drain {
+	if x != nil {
+		return x.Drain
+	}
+	return nil
+}
+
+func (x *DrainResponse) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+type ReplicateRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 64 of a-z, 0-9, dash, dot; empty: one is made. With several targets, the moves are <id>.1, <id>.2…
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What moves.
+	What *v1.Selection `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
+	// Where to; 1 to 64, none twice, not the node itself.
+	Targets []*v1.Target `protobuf:"bytes,3,rep,name=targets,proto3" json:"targets,omitempty"`
+	// UNSPECIFIED: ONCE.
+	Mode v1.Mode `protobuf:"varint,4,opt,name=mode,proto3,enum=pairdb.move.v1.Mode" json:"mode,omitempty"`
+	// UNSPECIFIED: REPLICATE. DRAIN and BOOTSTRAP are the migrators' own.
+	Purpose v1.Purpose `protobuf:"varint,5,opt,name=purpose,proto3,enum=pairdb.move.v1.Purpose" json:"purpose,omitempty"`
+	// The target becomes the owner of the hash ranges, which are needed then.
+	HandOver bool `protobuf:"varint,6,opt,name=hand_over,json=handOver,proto3" json:"hand_over,omitempty"`
+	// Of each move; 0: none of its own. At least 65,536.
+	MaxBytesPerSecond int64 `protobuf:"varint,7,opt,name=max_bytes_per_second,json=maxBytesPerSecond,proto3" json:"max_bytes_per_second,omitempty"`
+	// The drain or bootstrap that it is part of; may be empty.
+	Parent        string `protobuf:"bytes,8,opt,name=parent,proto3" json:"parent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplicateRequest) Reset() {
+	*x = ReplicateRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicateRequest) ProtoMessage() {}
+
+func (x *ReplicateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicateRequest.ProtoReflect.Descriptor instead.
+func (*ReplicateRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ReplicateRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ReplicateRequest) GetWhat() *v1.Selection {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+func (x *ReplicateRequest) GetTargets() []*v1.Target {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+func (x *ReplicateRequest) GetMode() v1.Mode {
+	if x != nil {
+		return x.Mode
+	}
+	return v1.Mode(0)
+}
+
+func (x *ReplicateRequest) GetPurpose() v1.Purpose {
+	if x != nil {
+		return x.Purpose
+	}
+	return v1.Purpose(0)
+}
+
+func (x *ReplicateRequest) GetHandOver() bool {
+	if x != nil {
+		return x.HandOver
+	}
+	return false
+}
+
+func (x *ReplicateRequest) GetMaxBytesPerSecond() int64 {
+	if x != nil {
+		return x.MaxBytesPerSecond
+	}
+	return 0
+}
+
+func (x *ReplicateRequest) GetParent() string {
+	if x != nil {
+		return x.Parent
+	}
+	return ""
+}
+
+type ReplicateResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they are now, in the order of the targets.
+	Moves         []*v1.Move `protobuf:"bytes,1,rep,name=moves,proto3" json:"moves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReplicateResponse) Reset() {
+	*x = ReplicateResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReplicateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReplicateResponse) ProtoMessage() {}
+
+func (x *ReplicateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReplicateResponse.ProtoReflect.Descriptor instead.
+func (*ReplicateResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ReplicateResponse) GetMoves() []*v1.Move {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+type RepairRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As of ReplicateRequest.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// What is compared; empty: every range that the node shares.
+	What *v1.Selection `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
+	// With whom; none: every replica of what is compared.
+	Targets []*v1.Target `protobuf:"bytes,3,rep,name=targets,proto3" json:"targets,omitempty"`
+	// Of each; 0: none of its own. At least 65,536.
+	MaxBytesPerSecond int64 `protobuf:"varint,4,opt,name=max_bytes_per_second,json=maxBytesPerSecond,proto3" json:"max_bytes_per_second,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *RepairRequest) Reset() {
+	*x = RepairRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairRequest) ProtoMessage() {}
+
+func (x *RepairRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairRequest.ProtoReflect.Descriptor instead.
+func (*RepairRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *RepairRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RepairRequest) GetWhat() *v1.Selection {
+	if x != nil {
+		return x.What
+	}
+	return nil
+}
+
+func (x *RepairRequest) GetTargets() []*v1.Target {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+func (x *RepairRequest) GetMaxBytesPerSecond() int64 {
+	if x != nil {
+		return x.MaxBytesPerSecond
+	}
+	return 0
+}
+
+type RepairResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they are now.
+	Moves         []*v1.Move `protobuf:"bytes,1,rep,name=moves,proto3" json:"moves,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RepairResponse) Reset() {
+	*x = RepairResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RepairResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RepairResponse) ProtoMessage() {}
+
+func (x *RepairResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RepairResponse.ProtoReflect.Descriptor instead.
+func (*RepairResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *RepairResponse) GetMoves() []*v1.Move {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+type MovesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Also those that are over; the node remembers the last 1,000.
+	IncludeEnded bool `protobuf:"varint,1,opt,name=include_ended,json=includeEnded,proto3" json:"include_ended,omitempty"`
+	// Only this one, or those of this drain; may be empty.
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MovesRequest) Reset() {
+	*x = MovesRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MovesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MovesRequest) ProtoMessage() {}
+
+func (x *MovesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MovesRequest.ProtoReflect.Descriptor instead.
+func (*MovesRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *MovesRequest) GetIncludeEnded() bool {
+	if x != nil {
+		return x.IncludeEnded
+	}
+	return false
+}
+
+func (x *MovesRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type MovesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The newest first.
+	Moves []*v1.Move `protobuf:"bytes,1,rep,name=moves,proto3" json:"moves,omitempty"`
+	// The newest first; at most one is not over.
+	Drains []*v1.Drain `protobuf:"bytes,2,rep,name=drains,proto3" json:"drains,omitempty"`
+	// Milliseconds since the pod's migrator was heard; -1: not since the node started.
+	MigratorLastSeenMsAgo int64 `protobuf:"varint,3,opt,name=migrator_last_seen_ms_ago,json=migratorLastSeenMsAgo,proto3" json:"migrator_last_seen_ms_ago,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *MovesResponse) Reset() {
+	*x = MovesResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MovesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MovesResponse) ProtoMessage() {}
+
+func (x *MovesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MovesResponse.ProtoReflect.Descriptor instead.
+func (*MovesResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *MovesResponse) GetMoves() []*v1.Move {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+func (x *MovesResponse) GetDrains() []*v1.Drain {
+	if x != nil {
+		return x.Drains
+	}
+	return nil
+}
+
+func (x *MovesResponse) GetMigratorLastSeenMsAgo() int64 {
+	if x != nil {
+		return x.MigratorLastSeenMsAgo
+	}
+	return 0
+}
+
+type WatchMovesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As of MovesRequest.
+	IncludeEnded bool `protobuf:"varint,1,opt,name=include_ended,json=includeEnded,proto3" json:"include_ended,omitempty"`
+	// As of MovesRequest.
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchMovesRequest) Reset() {
+	*x = WatchMovesRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchMovesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchMovesRequest) ProtoMessage() {}
+
+func (x *WatchMovesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchMovesRequest.ProtoReflect.Descriptor instead.
+func (*WatchMovesRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *WatchMovesRequest) GetIncludeEnded() bool {
+	if x != nil {
+		return x.IncludeEnded
+	}
+	return false
+}
+
+func (x *WatchMovesRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type WatchMovesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As Moves answers now.
+	View          *MovesResponse `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchMovesResponse) Reset() {
+	*x = WatchMovesResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchMovesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchMovesResponse) ProtoMessage() {}
+
+func (x *WatchMovesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchMovesResponse.ProtoReflect.Descriptor instead.
+func (*WatchMovesResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *WatchMovesResponse) GetView() *MovesResponse {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+type CancelMoveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the move or drain.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Kept with it and in the log; at most 1,000 bytes.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelMoveRequest) Reset() {
+	*x = CancelMoveRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelMoveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelMoveRequest) ProtoMessage() {}
+
+func (x *CancelMoveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelMoveRequest.ProtoReflect.Descriptor instead.
+func (*CancelMoveRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *CancelMoveRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CancelMoveRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type CancelMoveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Those that were called off, as they are now.
+	Moves []*v1.Move `protobuf:"bytes,1,rep,name=moves,proto3" json:"moves,omitempty"`
+	// The drain, as it is now; absent for a move.
+	Drain         *v1.Drain `protobuf:"bytes,2,opt,name=drain,proto3" json:"drain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CancelMoveResponse) Reset() {
+	*x = CancelMoveResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CancelMoveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CancelMoveResponse) ProtoMessage() {}
+
+func (x *CancelMoveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CancelMoveResponse.ProtoReflect.Descriptor instead.
+func (*CancelMoveResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *CancelMoveResponse) GetMoves() []*v1.Move {
+	if x != nil {
+		return x.Moves
+	}
+	return nil
+}
+
+func (x *CancelMoveResponse) GetDrain() *v1.Drain {
+	if x != nil {
+		return x.Drain
+	}
+	return nil
+}
+
+type FinishMoveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of a move that follows.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishMoveRequest) Reset() {
+	*x = FinishMoveRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishMoveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishMoveRequest) ProtoMessage() {}
+
+func (x *FinishMoveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishMoveRequest.ProtoReflect.Descriptor instead.
+func (*FinishMoveRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *FinishMoveRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type FinishMoveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now; it ends in the background.
+	Move          *v1.Move `protobuf:"bytes,1,opt,name=move,proto3" json:"move,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FinishMoveResponse) Reset() {
+	*x = FinishMoveResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FinishMoveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FinishMoveResponse) ProtoMessage() {}
+
+func (x *FinishMoveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FinishMoveResponse.ProtoReflect.Descriptor instead.
+func (*FinishMoveResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *FinishMoveResponse) GetMove() *v1.Move {
+	if x != nil {
+		return x.Move
+	}
+	return nil
+}
+
+type ResumeMoveRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of a move that failed.
+	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeMoveRequest) Reset() {
+	*x = ResumeMoveRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeMoveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeMoveRequest) ProtoMessage() {}
+
+func (x *ResumeMoveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeMoveRequest.ProtoReflect.Descriptor instead.
+func (*ResumeMoveRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *ResumeMoveRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type ResumeMoveResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is now.
+	Move          *v1.Move `protobuf:"bytes,1,opt,name=move,proto3" json:"move,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResumeMoveResponse) Reset() {
+	*x = ResumeMoveResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResumeMoveResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResumeMoveResponse) ProtoMessage() {}
+
+func (x *ResumeMoveResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResumeMoveResponse.ProtoReflect.Descriptor instead.
+func (*ResumeMoveResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *ResumeMoveResponse) GetMove() *v1.Move {
+	if x != nil {
+		return x.Move
+	}
+	return nil
+}
+
+type CleanupRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Tells what would go, and leaves it.
+	DryRun bool `protobuf:"varint,1,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Of the merges; 0: as PAIRDB_COMPACTION_BYTES_PER_SECOND says.
+	MaxBytesPerSecond int64 `protobuf:"varint,2,opt,name=max_bytes_per_second,json=maxBytesPerSecond,proto3" json:"max_bytes_per_second,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *CleanupRequest) Reset() {
+	*x = CleanupRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CleanupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CleanupRequest) ProtoMessage() {}
+
+func (x *CleanupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CleanupRequest.ProtoReflect.Descriptor instead.
+func (*CleanupRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *CleanupRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *CleanupRequest) GetMaxBytesPerSecond() int64 {
+	if x != nil {
+		return x.MaxBytesPerSecond
+	}
+	return 0
+}
+
+type CleanupProgress struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Ranges that are not the node's any more and hold data.
+	Ranges []*v11.HashRange `protobuf:"bytes,1,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	// Of tables that were rewritten.
+	DoneBytes int64 `protobuf:"varint,2,opt,name=done_bytes,json=doneBytes,proto3" json:"done_bytes,omitempty"`
+	// Estimate.
+	TotalBytes int64 `protobuf:"varint,3,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	// Records that were dropped.
+	DroppedRecords int64 `protobuf:"varint,4,opt,name=dropped_records,json=droppedRecords,proto3" json:"dropped_records,omitempty"`
+	// True in the last message.
+	Finished      bool `protobuf:"varint,5,opt,name=finished,proto3" json:"finished,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CleanupProgress) Reset() {
+	*x = CleanupProgress{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CleanupProgress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CleanupProgress) ProtoMessage() {}
+
+func (x *CleanupProgress) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CleanupProgress.ProtoReflect.Descriptor instead.
+func (*CleanupProgress) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *CleanupProgress) GetRanges() []*v11.HashRange {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+func (x *CleanupProgress) GetDoneBytes() int64 {
+	if x != nil {
+		return x.DoneBytes
+	}
+	return 0
+}
+
+func (x *CleanupProgress) GetTotalBytes() int64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *CleanupProgress) GetDroppedRecords() int64 {
+	if x != nil {
+		return x.DroppedRecords
+	}
+	return 0
+}
+
+func (x *CleanupProgress) GetFinished() bool {
+	if x != nil {
+		return x.Finished
+	}
+	return false
+}
+
+type RangesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RangesRequest) Reset() {
+	*x = RangesRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RangesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RangesRequest) ProtoMessage() {}
+
+func (x *RangesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RangesRequest.ProtoReflect.Descriptor instead.
+func (*RangesRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+}
+
+type OwnedRange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The range.
+	Range *v11.HashRange `protobuf:"bytes,1,opt,name=range,proto3" json:"range,omitempty"`
+	// Its replicas, the node itself among them, in ring order.
+	Replicas []string `protobuf:"bytes,2,rep,name=replicas,proto3" json:"replicas,omitempty"`
+	// When it was last equal on all of them, in milliseconds since the Unix epoch; 0: not since it is known.
+	EqualAtMs int64 `protobuf:"varint,3,opt,name=equal_at_ms,json=equalAtMs,proto3" json:"equal_at_ms,omitempty"`
+	// With which it was not equal yet, or not for the longest time.
+	Behind        string `protobuf:"bytes,4,opt,name=behind,proto3" json:"behind,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OwnedRange) Reset() {
+	*x = OwnedRange{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OwnedRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OwnedRange) ProtoMessage() {}
+
+func (x *OwnedRange) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OwnedRange.ProtoReflect.Descriptor instead.
+func (*OwnedRange) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *OwnedRange) GetRange() *v11.HashRange {
+	if x != nil {
+		return x.Range
+	}
+	return nil
+}
+
+func (x *OwnedRange) GetReplicas() []string {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+func (x *OwnedRange) GetEqualAtMs() int64 {
+	if x != nil {
+		return x.EqualAtMs
+	}
+	return 0
+}
+
+func (x *OwnedRange) GetBehind() string {
+	if x != nil {
+		return x.Behind
+	}
+	return ""
+}
+
+type RangesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In ring order; none until the members are known.
+	Ranges []*OwnedRange `protobuf:"bytes,1,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	// Ranges that are not the node's any more and hold data: Cleanup removes it.
+	CleanupNeeded []*v11.HashRange `protobuf:"bytes,2,rep,name=cleanup_needed,json=cleanupNeeded,proto3" json:"cleanup_needed,omitempty"`
+	// PAIRDB_REPLICATION_FACTOR.
+	ReplicationFactor int32 `protobuf:"varint,3,opt,name=replication_factor,json=replicationFactor,proto3" json:"replication_factor,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *RangesResponse) Reset() {
+	*x = RangesResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RangesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RangesResponse) ProtoMessage() {}
+
+func (x *RangesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RangesResponse.ProtoReflect.Descriptor instead.
+func (*RangesResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *RangesResponse) GetRanges() []*OwnedRange {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+func (x *RangesResponse) GetCleanupNeeded() []*v11.HashRange {
+	if x != nil {
+		return x.CleanupNeeded
+	}
+	return nil
+}
+
+func (x *RangesResponse) GetReplicationFactor() int32 {
+	if x != nil {
+		return x.ReplicationFactor
+	}
+	return 0
+}
+
+type MembersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembersRequest) Reset() {
+	*x = MembersRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembersRequest) ProtoMessage() {}
+
+func (x *MembersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
+func (*MembersRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+}
+
+type WatchMembersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchMembersRequest) Reset() {
+	*x = WatchMembersRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchMembersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchMembersRequest) ProtoMessage() {}
+
+func (x *WatchMembersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchMembersRequest.ProtoReflect.Descriptor instead.
+func (*WatchMembersRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
+type MembersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By node id; those that were removed last.
+	Members []*v12.Member `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`
+	// Since the health-agent last said so; -1: it was not heard since the node started, and liveness is
+	// not known.
+	AgeMs int64 `protobuf:"varint,2,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"`
+	// What the health-agent thinks of this pod; absent until it was heard.
+	Verdict       *v12.Verdict `protobuf:"bytes,3,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembersResponse) Reset() {
+	*x = MembersResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembersResponse) ProtoMessage() {}
+
+func (x *MembersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
+func (*MembersResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *MembersResponse) GetMembers() []*v12.Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *MembersResponse) GetAgeMs() int64 {
+	if x != nil {
+		return x.AgeMs
+	}
+	return 0
+}
+
+func (x *MembersResponse) GetVerdict() *v12.Verdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return nil
+}
+
+type WatchMembersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As Members answers now.
+	View          *MembersResponse `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchMembersResponse) Reset() {
+	*x = WatchMembersResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchMembersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchMembersResponse) ProtoMessage() {}
+
+func (x *WatchMembersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchMembersResponse.ProtoReflect.Descriptor instead.
+func (*WatchMembersResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *WatchMembersResponse) GetView() *MembersResponse {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+type RemoveMemberRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 100 bytes.
+	NodeId string `protobuf:"bytes,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// Kept in the log; 1 to 1,000 bytes.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberRequest) Reset() {
+	*x = RemoveMemberRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberRequest) ProtoMessage() {}
+
+func (x *RemoveMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberRequest.ProtoReflect.Descriptor instead.
+func (*RemoveMemberRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RemoveMemberRequest) GetNodeId() string {
+	if x != nil {
+		return x.NodeId
+	}
+	return ""
+}
+
+func (x *RemoveMemberRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type RemoveMemberResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As it is declared now.
+	Declared      *v12.Declaration `protobuf:"bytes,1,opt,name=declared,proto3" json:"declared,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveMemberResponse) Reset() {
+	*x = RemoveMemberResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveMemberResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveMemberResponse) ProtoMessage() {}
+
+func (x *RemoveMemberResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveMemberResponse.ProtoReflect.Descriptor instead.
+func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RemoveMemberResponse) GetDeclared() *v12.Declaration {
+	if x != nil {
+		return x.Declared
+	}
+	return nil
+}
+
+type SetLogLevelRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "debug", "info", "warn", "error"; empty: as it is.
+	Level         string `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLogLevelRequest) Reset() {
+	*x = SetLogLevelRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLogLevelRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLogLevelRequest) ProtoMessage() {}
+
+func (x *SetLogLevelRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLogLevelRequest.ProtoReflect.Descriptor instead.
+func (*SetLogLevelRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *SetLogLevelRequest) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+type SetLogLevelResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What it was.
+	Previous      string `protobuf:"bytes,1,opt,name=previous,proto3" json:"previous,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetLogLevelResponse) Reset() {
+	*x = SetLogLevelResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetLogLevelResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetLogLevelResponse) ProtoMessage() {}
+
+func (x *SetLogLevelResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetLogLevelResponse.ProtoReflect.Descriptor instead.
+func (*SetLogLevelResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *SetLogLevelResponse) GetPrevious() string {
+	if x != nil {
+		return x.Previous
+	}
+	return ""
+}
+
+type HotRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Keys of each list; 0: 20, at most 100.
+	Limit int32 `protobuf:"varint,1,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Show keys as they are; otherwise only their hash.
+	RevealKeys    bool `protobuf:"varint,2,opt,name=reveal_keys,json=revealKeys,proto3" json:"reveal_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HotRequest) Reset() {
+	*x = HotRequest{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HotRequest) ProtoMessage() {}
+
+func (x *HotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HotRequest.ProtoReflect.Descriptor instead.
+func (*HotRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *HotRequest) GetLimit() int32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *HotRequest) GetRevealKeys() bool {
+	if x != nil {
+		return x.RevealKeys
+	}
+	return false
+}
+
+type HotKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its owner.
+	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
+	// The key, or the first 16 hexadecimal digits of its SHA-256.
+	Key string `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	// Requests in the window, an estimate from above.
+	Requests int64 `protobuf:"varint,3,opt,name=requests,proto3" json:"requests,omitempty"`
+	// Of its value when it was last seen.
+	ValueBytes    int64 `protobuf:"varint,4,opt,name=value_bytes,json=valueBytes,proto3" json:"value_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HotKey) Reset() {
+	*x = HotKey{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HotKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HotKey) ProtoMessage() {}
+
+func (x *HotKey) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HotKey.ProtoReflect.Descriptor instead.
+func (*HotKey) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *HotKey) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
+func (x *HotKey) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *HotKey) GetRequests() int64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
+}
+
+func (x *HotKey) GetValueBytes() int64 {
+	if x != nil {
+		return x.ValueBytes
+	}
+	return 0
+}
+
+type HotResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the lists cover.
+	WindowSeconds int64 `protobuf:"varint,1,opt,name=window_seconds,json=windowSeconds,proto3" json:"window_seconds,omitempty"`
+	// By reads, descending.
+	Reads []*HotKey `protobuf:"bytes,2,rep,name=reads,proto3" json:"reads,omitempty"`
+	// By writes, descending.
+	Writes []*HotKey `protobuf:"bytes,3,rep,name=writes,proto3" json:"writes,omitempty"`
+	// By size of the value, descending.
+	Largest       []*HotKey `protobuf:"bytes,4,rep,name=largest,proto3" json:"largest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HotResponse) Reset() {
+	*x = HotResponse{}
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HotResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HotResponse) ProtoMessage() {}
+
+func (x *HotResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HotResponse.ProtoReflect.Descriptor instead.
+func (*HotResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *HotResponse) GetWindowSeconds() int64 {
+	if x != nil {
+		return x.WindowSeconds
+	}
+	return 0
+}
+
+func (x *HotResponse) GetReads() []*HotKey {
+	if x != nil {
+		return x.Reads
+	}
+	return nil
+}
+
+func (x *HotResponse) GetWrites() []*HotKey {
+	if x != nil {
+		return x.Writes
+	}
+	return nil
+}
+
+func (x *HotResponse) GetLargest() []*HotKey {
+	if x != nil {
+		return x.Largest
+	}
+	return nil
+}
+
 // TenantQuota bounds what a tenant may use of this node. What is over it is refused before work is
 // done, with RESOURCE_EXHAUSTED, the reason QUOTA_EXCEEDED and the time to come back. 0: no limit.
 type TenantQuota struct {
@@ -151,7 +1979,7 @@ type TenantQuota struct {
 
 func (x *TenantQuota) Reset() {
 	*x = TenantQuota{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[0]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -163,7 +1991,7 @@ func (x *TenantQuota) String() string {
 func (*TenantQuota) ProtoMessage() {}
 
 func (x *TenantQuota) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[0]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -176,7 +2004,7 @@ func (x *TenantQuota) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TenantQuota.ProtoReflect.Descriptor instead.
 func (*TenantQuota) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{0}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *TenantQuota) GetOperationsPerSecond() int64 {
@@ -231,7 +2059,7 @@ type Tenant struct {
 
 func (x *Tenant) Reset() {
 	*x = Tenant{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[1]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -243,7 +2071,7 @@ func (x *Tenant) String() string {
 func (*Tenant) ProtoMessage() {}
 
 func (x *Tenant) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[1]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -256,7 +2084,7 @@ func (x *Tenant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tenant.ProtoReflect.Descriptor instead.
 func (*Tenant) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{1}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Tenant) GetName() string {
@@ -329,7 +2157,7 @@ type CreateTenantRequest struct {
 
 func (x *CreateTenantRequest) Reset() {
 	*x = CreateTenantRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[2]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -341,7 +2169,7 @@ func (x *CreateTenantRequest) String() string {
 func (*CreateTenantRequest) ProtoMessage() {}
 
 func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[2]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -354,7 +2182,7 @@ func (x *CreateTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTenantRequest.ProtoReflect.Descriptor instead.
 func (*CreateTenantRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CreateTenantRequest) GetName() string {
@@ -388,7 +2216,7 @@ type CreateTenantResponse struct {
 
 func (x *CreateTenantResponse) Reset() {
 	*x = CreateTenantResponse{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[3]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -400,7 +2228,7 @@ func (x *CreateTenantResponse) String() string {
 func (*CreateTenantResponse) ProtoMessage() {}
 
 func (x *CreateTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[3]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -413,7 +2241,7 @@ func (x *CreateTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTenantResponse.ProtoReflect.Descriptor instead.
 func (*CreateTenantResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateTenantResponse) GetTenant() *Tenant {
@@ -437,7 +2265,7 @@ type UpdateTenantRequest struct {
 
 func (x *UpdateTenantRequest) Reset() {
 	*x = UpdateTenantRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[4]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -449,7 +2277,7 @@ func (x *UpdateTenantRequest) String() string {
 func (*UpdateTenantRequest) ProtoMessage() {}
 
 func (x *UpdateTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[4]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -462,7 +2290,7 @@ func (x *UpdateTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantRequest.ProtoReflect.Descriptor instead.
 func (*UpdateTenantRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *UpdateTenantRequest) GetName() string {
@@ -496,7 +2324,7 @@ type UpdateTenantResponse struct {
 
 func (x *UpdateTenantResponse) Reset() {
 	*x = UpdateTenantResponse{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[5]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -508,7 +2336,7 @@ func (x *UpdateTenantResponse) String() string {
 func (*UpdateTenantResponse) ProtoMessage() {}
 
 func (x *UpdateTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[5]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -521,7 +2349,7 @@ func (x *UpdateTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpdateTenantResponse.ProtoReflect.Descriptor instead.
 func (*UpdateTenantResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *UpdateTenantResponse) GetTenant() *Tenant {
@@ -541,7 +2369,7 @@ type DropTenantRequest struct {
 
 func (x *DropTenantRequest) Reset() {
 	*x = DropTenantRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[6]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -553,7 +2381,7 @@ func (x *DropTenantRequest) String() string {
 func (*DropTenantRequest) ProtoMessage() {}
 
 func (x *DropTenantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[6]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -566,7 +2394,7 @@ func (x *DropTenantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropTenantRequest.ProtoReflect.Descriptor instead.
 func (*DropTenantRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DropTenantRequest) GetName() string {
@@ -586,7 +2414,7 @@ type DropTenantResponse struct {
 
 func (x *DropTenantResponse) Reset() {
 	*x = DropTenantResponse{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -598,7 +2426,7 @@ func (x *DropTenantResponse) String() string {
 func (*DropTenantResponse) ProtoMessage() {}
 
 func (x *DropTenantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[7]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -611,7 +2439,7 @@ func (x *DropTenantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DropTenantResponse.ProtoReflect.Descriptor instead.
 func (*DropTenantResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DropTenantResponse) GetTenant() *Tenant {
@@ -631,7 +2459,7 @@ type ListTenantsRequest struct {
 
 func (x *ListTenantsRequest) Reset() {
 	*x = ListTenantsRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +2471,7 @@ func (x *ListTenantsRequest) String() string {
 func (*ListTenantsRequest) ProtoMessage() {}
 
 func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[8]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +2484,7 @@ func (x *ListTenantsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsRequest.ProtoReflect.Descriptor instead.
 func (*ListTenantsRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListTenantsRequest) GetIncludeDropped() bool {
@@ -678,7 +2506,7 @@ type ListTenantsResponse struct {
 
 func (x *ListTenantsResponse) Reset() {
 	*x = ListTenantsResponse{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -690,7 +2518,7 @@ func (x *ListTenantsResponse) String() string {
 func (*ListTenantsResponse) ProtoMessage() {}
 
 func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[9]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -703,7 +2531,7 @@ func (x *ListTenantsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTenantsResponse.ProtoReflect.Descriptor instead.
 func (*ListTenantsResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListTenantsResponse) GetStrict() bool {
@@ -728,7 +2556,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -740,7 +2568,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[10]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -753,7 +2581,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 type StatusResponse struct {
@@ -784,7 +2612,7 @@ type StatusResponse struct {
 	Caches []*Cache `protobuf:"bytes,12,rep,name=caches,proto3" json:"caches,omitempty"`
 	// Of the data directory.
 	Disk *Disk `protobuf:"bytes,13,opt,name=disk,proto3" json:"disk,omitempty"`
-	// "none", "delayed", "refused"; and why.
+	// "none", "delayed", "throttled" (large writes are refused), "refused"; and why.
 	WritePressure string `protobuf:"bytes,14,opt,name=write_pressure,json=writePressure,proto3" json:"write_pressure,omitempty"`
 	// What delays or refuses writes; empty if nothing does.
 	WritePressureReason string `protobuf:"bytes,15,opt,name=write_pressure_reason,json=writePressureReason,proto3" json:"write_pressure_reason,omitempty"`
@@ -800,7 +2628,7 @@ type StatusResponse struct {
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -812,7 +2640,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[11]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -825,7 +2653,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *StatusResponse) GetNodeId() string {
@@ -974,7 +2802,7 @@ type Level struct {
 
 func (x *Level) Reset() {
 	*x = Level{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +2814,7 @@ func (x *Level) String() string {
 func (*Level) ProtoMessage() {}
 
 func (x *Level) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[12]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +2827,7 @@ func (x *Level) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Level.ProtoReflect.Descriptor instead.
 func (*Level) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Level) GetLevel() int32 {
@@ -1058,7 +2886,7 @@ type Memtables struct {
 
 func (x *Memtables) Reset() {
 	*x = Memtables{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1070,7 +2898,7 @@ func (x *Memtables) String() string {
 func (*Memtables) ProtoMessage() {}
 
 func (x *Memtables) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[13]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1083,7 +2911,7 @@ func (x *Memtables) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Memtables.ProtoReflect.Descriptor instead.
 func (*Memtables) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Memtables) GetActiveBytes() int64 {
@@ -1119,7 +2947,7 @@ type CommitLog struct {
 
 func (x *CommitLog) Reset() {
 	*x = CommitLog{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1131,7 +2959,7 @@ func (x *CommitLog) String() string {
 func (*CommitLog) ProtoMessage() {}
 
 func (x *CommitLog) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[14]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1144,7 +2972,7 @@ func (x *CommitLog) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommitLog.ProtoReflect.Descriptor instead.
 func (*CommitLog) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CommitLog) GetSegments() int64 {
@@ -1191,7 +3019,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +3031,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[15]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +3044,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Job) GetId() uint64 {
@@ -1312,7 +3140,7 @@ type Worker struct {
 
 func (x *Worker) Reset() {
 	*x = Worker{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1324,7 +3152,7 @@ func (x *Worker) String() string {
 func (*Worker) ProtoMessage() {}
 
 func (x *Worker) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[16]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1337,7 +3165,7 @@ func (x *Worker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Worker.ProtoReflect.Descriptor instead.
 func (*Worker) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Worker) GetId() string {
@@ -1393,7 +3221,7 @@ type CompactionTotals struct {
 
 func (x *CompactionTotals) Reset() {
 	*x = CompactionTotals{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1405,7 +3233,7 @@ func (x *CompactionTotals) String() string {
 func (*CompactionTotals) ProtoMessage() {}
 
 func (x *CompactionTotals) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[17]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1418,7 +3246,7 @@ func (x *CompactionTotals) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactionTotals.ProtoReflect.Descriptor instead.
 func (*CompactionTotals) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CompactionTotals) GetInstalledExternal() int64 {
@@ -1497,7 +3325,7 @@ type Cache struct {
 
 func (x *Cache) Reset() {
 	*x = Cache{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1509,7 +3337,7 @@ func (x *Cache) String() string {
 func (*Cache) ProtoMessage() {}
 
 func (x *Cache) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[18]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1522,7 +3350,7 @@ func (x *Cache) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cache.ProtoReflect.Descriptor instead.
 func (*Cache) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Cache) GetName() string {
@@ -1581,7 +3409,7 @@ type Disk struct {
 
 func (x *Disk) Reset() {
 	*x = Disk{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1593,7 +3421,7 @@ func (x *Disk) String() string {
 func (*Disk) ProtoMessage() {}
 
 func (x *Disk) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[19]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1606,7 +3434,7 @@ func (x *Disk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Disk.ProtoReflect.Descriptor instead.
 func (*Disk) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Disk) GetTotalBytes() int64 {
@@ -1642,7 +3470,7 @@ type QuarantinedTable struct {
 
 func (x *QuarantinedTable) Reset() {
 	*x = QuarantinedTable{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1654,7 +3482,7 @@ func (x *QuarantinedTable) String() string {
 func (*QuarantinedTable) ProtoMessage() {}
 
 func (x *QuarantinedTable) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[20]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1667,7 +3495,7 @@ func (x *QuarantinedTable) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use QuarantinedTable.ProtoReflect.Descriptor instead.
 func (*QuarantinedTable) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *QuarantinedTable) GetNumber() uint64 {
@@ -1692,7 +3520,7 @@ type FlushRequest struct {
 
 func (x *FlushRequest) Reset() {
 	*x = FlushRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1704,7 +3532,7 @@ func (x *FlushRequest) String() string {
 func (*FlushRequest) ProtoMessage() {}
 
 func (x *FlushRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[21]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1717,7 +3545,7 @@ func (x *FlushRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushRequest.ProtoReflect.Descriptor instead.
 func (*FlushRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 type FlushResponse struct {
@@ -1728,7 +3556,7 @@ type FlushResponse struct {
 
 func (x *FlushResponse) Reset() {
 	*x = FlushResponse{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1740,7 +3568,7 @@ func (x *FlushResponse) String() string {
 func (*FlushResponse) ProtoMessage() {}
 
 func (x *FlushResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[22]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1753,7 +3581,7 @@ func (x *FlushResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FlushResponse.ProtoReflect.Descriptor instead.
 func (*FlushResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 type CompactRequest struct {
@@ -1761,14 +3589,14 @@ type CompactRequest struct {
 	// Empty: all tenants.
 	Tenant string `protobuf:"bytes,1,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	// Keys of the tenant; absent: all. Needs a tenant.
-	Range         *v1.KeyRange `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
+	Range         *v11.KeyRange `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +3608,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[23]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +3621,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CompactRequest) GetTenant() string {
@@ -1803,7 +3631,7 @@ func (x *CompactRequest) GetTenant() string {
 	return ""
 }
 
-func (x *CompactRequest) GetRange() *v1.KeyRange {
+func (x *CompactRequest) GetRange() *v11.KeyRange {
 	if x != nil {
 		return x.Range
 	}
@@ -1824,7 +3652,7 @@ type CompactProgress struct {
 
 func (x *CompactProgress) Reset() {
 	*x = CompactProgress{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1836,7 +3664,7 @@ func (x *CompactProgress) String() string {
 func (*CompactProgress) ProtoMessage() {}
 
 func (x *CompactProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[24]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1849,7 +3677,7 @@ func (x *CompactProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactProgress.ProtoReflect.Descriptor instead.
 func (*CompactProgress) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CompactProgress) GetDoneBytes() int64 {
@@ -1883,7 +3711,7 @@ type SnapshotRequest struct {
 
 func (x *SnapshotRequest) Reset() {
 	*x = SnapshotRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1895,7 +3723,7 @@ func (x *SnapshotRequest) String() string {
 func (*SnapshotRequest) ProtoMessage() {}
 
 func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[25]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1908,7 +3736,7 @@ func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
 func (*SnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *SnapshotRequest) GetName() string {
@@ -1936,7 +3764,7 @@ type SnapshotInfo struct {
 
 func (x *SnapshotInfo) Reset() {
 	*x = SnapshotInfo{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1948,7 +3776,7 @@ func (x *SnapshotInfo) String() string {
 func (*SnapshotInfo) ProtoMessage() {}
 
 func (x *SnapshotInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[26]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1961,7 +3789,7 @@ func (x *SnapshotInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotInfo.ProtoReflect.Descriptor instead.
 func (*SnapshotInfo) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *SnapshotInfo) GetName() string {
@@ -2009,7 +3837,7 @@ type SnapshotResponse struct {
 
 func (x *SnapshotResponse) Reset() {
 	*x = SnapshotResponse{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2021,7 +3849,7 @@ func (x *SnapshotResponse) String() string {
 func (*SnapshotResponse) ProtoMessage() {}
 
 func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[27]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2034,7 +3862,7 @@ func (x *SnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotResponse.ProtoReflect.Descriptor instead.
 func (*SnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *SnapshotResponse) GetSnapshot() *SnapshotInfo {
@@ -2052,7 +3880,7 @@ type ListSnapshotsRequest struct {
 
 func (x *ListSnapshotsRequest) Reset() {
 	*x = ListSnapshotsRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2064,7 +3892,7 @@ func (x *ListSnapshotsRequest) String() string {
 func (*ListSnapshotsRequest) ProtoMessage() {}
 
 func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[28]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +3905,7 @@ func (x *ListSnapshotsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsRequest.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{60}
 }
 
 type ListSnapshotsResponse struct {
@@ -2090,7 +3918,7 @@ type ListSnapshotsResponse struct {
 
 func (x *ListSnapshotsResponse) Reset() {
 	*x = ListSnapshotsResponse{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +3930,7 @@ func (x *ListSnapshotsResponse) String() string {
 func (*ListSnapshotsResponse) ProtoMessage() {}
 
 func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[29]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +3943,7 @@ func (x *ListSnapshotsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSnapshotsResponse.ProtoReflect.Descriptor instead.
 func (*ListSnapshotsResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListSnapshotsResponse) GetSnapshots() []*SnapshotInfo {
@@ -2135,7 +3963,7 @@ type DeleteSnapshotRequest struct {
 
 func (x *DeleteSnapshotRequest) Reset() {
 	*x = DeleteSnapshotRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2147,7 +3975,7 @@ func (x *DeleteSnapshotRequest) String() string {
 func (*DeleteSnapshotRequest) ProtoMessage() {}
 
 func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[30]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2160,7 +3988,7 @@ func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *DeleteSnapshotRequest) GetName() string {
@@ -2178,7 +4006,7 @@ type DeleteSnapshotResponse struct {
 
 func (x *DeleteSnapshotResponse) Reset() {
 	*x = DeleteSnapshotResponse{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2190,7 +4018,7 @@ func (x *DeleteSnapshotResponse) String() string {
 func (*DeleteSnapshotResponse) ProtoMessage() {}
 
 func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[31]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2203,7 +4031,7 @@ func (x *DeleteSnapshotResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteSnapshotResponse.ProtoReflect.Descriptor instead.
 func (*DeleteSnapshotResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{63}
 }
 
 type VerifyRequest struct {
@@ -2216,7 +4044,7 @@ type VerifyRequest struct {
 
 func (x *VerifyRequest) Reset() {
 	*x = VerifyRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +4056,7 @@ func (x *VerifyRequest) String() string {
 func (*VerifyRequest) ProtoMessage() {}
 
 func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[32]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +4069,7 @@ func (x *VerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyRequest.ProtoReflect.Descriptor instead.
 func (*VerifyRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *VerifyRequest) GetMaxBytesPerSecond() int64 {
@@ -2271,7 +4099,7 @@ type VerifyProgress struct {
 
 func (x *VerifyProgress) Reset() {
 	*x = VerifyProgress{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2283,7 +4111,7 @@ func (x *VerifyProgress) String() string {
 func (*VerifyProgress) ProtoMessage() {}
 
 func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[33]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2296,7 +4124,7 @@ func (x *VerifyProgress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VerifyProgress.ProtoReflect.Descriptor instead.
 func (*VerifyProgress) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *VerifyProgress) GetDoneBytes() int64 {
@@ -2349,7 +4177,7 @@ type TablesRequest struct {
 
 func (x *TablesRequest) Reset() {
 	*x = TablesRequest{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2361,7 +4189,7 @@ func (x *TablesRequest) String() string {
 func (*TablesRequest) ProtoMessage() {}
 
 func (x *TablesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[34]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2374,7 +4202,7 @@ func (x *TablesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TablesRequest.ProtoReflect.Descriptor instead.
 func (*TablesRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{66}
 }
 
 type Table struct {
@@ -2407,7 +4235,7 @@ type Table struct {
 
 func (x *Table) Reset() {
 	*x = Table{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2419,7 +4247,7 @@ func (x *Table) String() string {
 func (*Table) ProtoMessage() {}
 
 func (x *Table) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[35]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2432,7 +4260,7 @@ func (x *Table) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Table.ProtoReflect.Descriptor instead.
 func (*Table) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Table) GetNumber() uint64 {
@@ -2522,7 +4350,7 @@ type TablesResponse struct {
 
 func (x *TablesResponse) Reset() {
 	*x = TablesResponse{}
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2534,7 +4362,7 @@ func (x *TablesResponse) String() string {
 func (*TablesResponse) ProtoMessage() {}
 
 func (x *TablesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[36]
+	mi := &file_pairdb_admin_v1_admin_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2547,7 +4375,7 @@ func (x *TablesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TablesResponse.ProtoReflect.Descriptor instead.
 func (*TablesResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_pairdb_admin_v1_admin_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *TablesResponse) GetTables() []*Table {
@@ -2561,7 +4389,120 @@ var File_pairdb_admin_v1_admin_proto protoreflect.FileDescriptor
 
 const file_pairdb_admin_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x1bpairdb/admin/v1/admin.proto\x12\x0fpairdb.admin.v1\x1a\x19pairdb/data/v1/data.proto\"\xab\x01\n" +
+	"\x1bpairdb/admin/v1/admin.proto\x12\x0fpairdb.admin.v1\x1a\x1fpairdb/cluster/v1/cluster.proto\x1a\x19pairdb/data/v1/data.proto\x1a\x19pairdb/move/v1/move.proto\"\xd8\x01\n" +
+	"\fDrainRequest\x126\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\".pairdb.admin.v1.DrainRequest.KindR\x04kind\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x02 \x01(\x03R\ttimeoutMs\x12\x14\n" +
+	"\x05force\x18\x03 \x01(\bR\x05force\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"C\n" +
+	"\x04Kind\x12\x14\n" +
+	"\x10KIND_UNSPECIFIED\x10\x00\x12\x0e\n" +
+	"\n" +
+	"KIND_FLUSH\x10\x01\x12\x15\n" +
+	"\x11KIND_DECOMMISSION\x10\x02\"X\n" +
+	"\rDrainResponse\x12+\n" +
+	"\x05drain\x18\x01 \x01(\v2\x15.pairdb.move.v1.DrainR\x05drain\x12\x1a\n" +
+	"\bsequence\x18\x02 \x01(\x04R\bsequence\"\xc6\x02\n" +
+	"\x10ReplicateRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12-\n" +
+	"\x04what\x18\x02 \x01(\v2\x19.pairdb.move.v1.SelectionR\x04what\x120\n" +
+	"\atargets\x18\x03 \x03(\v2\x16.pairdb.move.v1.TargetR\atargets\x12(\n" +
+	"\x04mode\x18\x04 \x01(\x0e2\x14.pairdb.move.v1.ModeR\x04mode\x121\n" +
+	"\apurpose\x18\x05 \x01(\x0e2\x17.pairdb.move.v1.PurposeR\apurpose\x12\x1b\n" +
+	"\thand_over\x18\x06 \x01(\bR\bhandOver\x12/\n" +
+	"\x14max_bytes_per_second\x18\a \x01(\x03R\x11maxBytesPerSecond\x12\x16\n" +
+	"\x06parent\x18\b \x01(\tR\x06parent\"?\n" +
+	"\x11ReplicateResponse\x12*\n" +
+	"\x05moves\x18\x01 \x03(\v2\x14.pairdb.move.v1.MoveR\x05moves\"\xb1\x01\n" +
+	"\rRepairRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12-\n" +
+	"\x04what\x18\x02 \x01(\v2\x19.pairdb.move.v1.SelectionR\x04what\x120\n" +
+	"\atargets\x18\x03 \x03(\v2\x16.pairdb.move.v1.TargetR\atargets\x12/\n" +
+	"\x14max_bytes_per_second\x18\x04 \x01(\x03R\x11maxBytesPerSecond\"<\n" +
+	"\x0eRepairResponse\x12*\n" +
+	"\x05moves\x18\x01 \x03(\v2\x14.pairdb.move.v1.MoveR\x05moves\"C\n" +
+	"\fMovesRequest\x12#\n" +
+	"\rinclude_ended\x18\x01 \x01(\bR\fincludeEnded\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"\xa4\x01\n" +
+	"\rMovesResponse\x12*\n" +
+	"\x05moves\x18\x01 \x03(\v2\x14.pairdb.move.v1.MoveR\x05moves\x12-\n" +
+	"\x06drains\x18\x02 \x03(\v2\x15.pairdb.move.v1.DrainR\x06drains\x128\n" +
+	"\x19migrator_last_seen_ms_ago\x18\x03 \x01(\x03R\x15migratorLastSeenMsAgo\"H\n" +
+	"\x11WatchMovesRequest\x12#\n" +
+	"\rinclude_ended\x18\x01 \x01(\bR\fincludeEnded\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\"H\n" +
+	"\x12WatchMovesResponse\x122\n" +
+	"\x04view\x18\x01 \x01(\v2\x1e.pairdb.admin.v1.MovesResponseR\x04view\";\n" +
+	"\x11CancelMoveRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"m\n" +
+	"\x12CancelMoveResponse\x12*\n" +
+	"\x05moves\x18\x01 \x03(\v2\x14.pairdb.move.v1.MoveR\x05moves\x12+\n" +
+	"\x05drain\x18\x02 \x01(\v2\x15.pairdb.move.v1.DrainR\x05drain\"#\n" +
+	"\x11FinishMoveRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\">\n" +
+	"\x12FinishMoveResponse\x12(\n" +
+	"\x04move\x18\x01 \x01(\v2\x14.pairdb.move.v1.MoveR\x04move\"#\n" +
+	"\x11ResumeMoveRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\">\n" +
+	"\x12ResumeMoveResponse\x12(\n" +
+	"\x04move\x18\x01 \x01(\v2\x14.pairdb.move.v1.MoveR\x04move\"Z\n" +
+	"\x0eCleanupRequest\x12\x17\n" +
+	"\adry_run\x18\x01 \x01(\bR\x06dryRun\x12/\n" +
+	"\x14max_bytes_per_second\x18\x02 \x01(\x03R\x11maxBytesPerSecond\"\xc9\x01\n" +
+	"\x0fCleanupProgress\x121\n" +
+	"\x06ranges\x18\x01 \x03(\v2\x19.pairdb.data.v1.HashRangeR\x06ranges\x12\x1d\n" +
+	"\n" +
+	"done_bytes\x18\x02 \x01(\x03R\tdoneBytes\x12\x1f\n" +
+	"\vtotal_bytes\x18\x03 \x01(\x03R\n" +
+	"totalBytes\x12'\n" +
+	"\x0fdropped_records\x18\x04 \x01(\x03R\x0edroppedRecords\x12\x1a\n" +
+	"\bfinished\x18\x05 \x01(\bR\bfinished\"\x0f\n" +
+	"\rRangesRequest\"\x91\x01\n" +
+	"\n" +
+	"OwnedRange\x12/\n" +
+	"\x05range\x18\x01 \x01(\v2\x19.pairdb.data.v1.HashRangeR\x05range\x12\x1a\n" +
+	"\breplicas\x18\x02 \x03(\tR\breplicas\x12\x1e\n" +
+	"\vequal_at_ms\x18\x03 \x01(\x03R\tequalAtMs\x12\x16\n" +
+	"\x06behind\x18\x04 \x01(\tR\x06behind\"\xb6\x01\n" +
+	"\x0eRangesResponse\x123\n" +
+	"\x06ranges\x18\x01 \x03(\v2\x1b.pairdb.admin.v1.OwnedRangeR\x06ranges\x12@\n" +
+	"\x0ecleanup_needed\x18\x02 \x03(\v2\x19.pairdb.data.v1.HashRangeR\rcleanupNeeded\x12-\n" +
+	"\x12replication_factor\x18\x03 \x01(\x05R\x11replicationFactor\"\x10\n" +
+	"\x0eMembersRequest\"\x15\n" +
+	"\x13WatchMembersRequest\"\x93\x01\n" +
+	"\x0fMembersResponse\x123\n" +
+	"\amembers\x18\x01 \x03(\v2\x19.pairdb.cluster.v1.MemberR\amembers\x12\x15\n" +
+	"\x06age_ms\x18\x02 \x01(\x03R\x05ageMs\x124\n" +
+	"\averdict\x18\x03 \x01(\v2\x1a.pairdb.cluster.v1.VerdictR\averdict\"L\n" +
+	"\x14WatchMembersResponse\x124\n" +
+	"\x04view\x18\x01 \x01(\v2 .pairdb.admin.v1.MembersResponseR\x04view\"F\n" +
+	"\x13RemoveMemberRequest\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"R\n" +
+	"\x14RemoveMemberResponse\x12:\n" +
+	"\bdeclared\x18\x01 \x01(\v2\x1e.pairdb.cluster.v1.DeclarationR\bdeclared\"*\n" +
+	"\x12SetLogLevelRequest\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\"1\n" +
+	"\x13SetLogLevelResponse\x12\x1a\n" +
+	"\bprevious\x18\x01 \x01(\tR\bprevious\"C\n" +
+	"\n" +
+	"HotRequest\x12\x14\n" +
+	"\x05limit\x18\x01 \x01(\x05R\x05limit\x12\x1f\n" +
+	"\vreveal_keys\x18\x02 \x01(\bR\n" +
+	"revealKeys\"o\n" +
+	"\x06HotKey\x12\x16\n" +
+	"\x06tenant\x18\x01 \x01(\tR\x06tenant\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\tR\x03key\x12\x1a\n" +
+	"\brequests\x18\x03 \x01(\x03R\brequests\x12\x1f\n" +
+	"\vvalue_bytes\x18\x04 \x01(\x03R\n" +
+	"valueBytes\"\xc7\x01\n" +
+	"\vHotResponse\x12%\n" +
+	"\x0ewindow_seconds\x18\x01 \x01(\x03R\rwindowSeconds\x12-\n" +
+	"\x05reads\x18\x02 \x03(\v2\x17.pairdb.admin.v1.HotKeyR\x05reads\x12/\n" +
+	"\x06writes\x18\x03 \x03(\v2\x17.pairdb.admin.v1.HotKeyR\x06writes\x121\n" +
+	"\alargest\x18\x04 \x03(\v2\x17.pairdb.admin.v1.HotKeyR\alargest\"\xab\x01\n" +
 	"\vTenantQuota\x122\n" +
 	"\x15operations_per_second\x18\x01 \x01(\x03R\x13operationsPerSecond\x12(\n" +
 	"\x10bytes_per_second\x18\x02 \x01(\x03R\x0ebytesPerSecond\x12\x1b\n" +
@@ -2757,7 +4698,7 @@ const file_pairdb_admin_v1_admin_proto_rawDesc = "" +
 	"\x18TENANT_STATE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13TENANT_STATE_ACTIVE\x10\x01\x12\x19\n" +
 	"\x15TENANT_STATE_DROPPING\x10\x02\x12\x18\n" +
-	"\x14TENANT_STATE_DROPPED\x10\x032\x88\b\n" +
+	"\x14TENANT_STATE_DROPPED\x10\x032\xd6\x11\n" +
 	"\fAdminService\x12I\n" +
 	"\x06Status\x12\x1e.pairdb.admin.v1.StatusRequest\x1a\x1f.pairdb.admin.v1.StatusResponse\x12F\n" +
 	"\x05Flush\x12\x1d.pairdb.admin.v1.FlushRequest\x1a\x1e.pairdb.admin.v1.FlushResponse\x12N\n" +
@@ -2771,7 +4712,26 @@ const file_pairdb_admin_v1_admin_proto_rawDesc = "" +
 	"\fUpdateTenant\x12$.pairdb.admin.v1.UpdateTenantRequest\x1a%.pairdb.admin.v1.UpdateTenantResponse\x12U\n" +
 	"\n" +
 	"DropTenant\x12\".pairdb.admin.v1.DropTenantRequest\x1a#.pairdb.admin.v1.DropTenantResponse\x12X\n" +
-	"\vListTenants\x12#.pairdb.admin.v1.ListTenantsRequest\x1a$.pairdb.admin.v1.ListTenantsResponseB8Z6github.com/pairdb/pairdb/proto/pairdb/admin/v1;adminv1b\x06proto3"
+	"\vListTenants\x12#.pairdb.admin.v1.ListTenantsRequest\x1a$.pairdb.admin.v1.ListTenantsResponse\x12L\n" +
+	"\aMembers\x12\x1f.pairdb.admin.v1.MembersRequest\x1a .pairdb.admin.v1.MembersResponse\x12]\n" +
+	"\fWatchMembers\x12$.pairdb.admin.v1.WatchMembersRequest\x1a%.pairdb.admin.v1.WatchMembersResponse0\x01\x12[\n" +
+	"\fRemoveMember\x12$.pairdb.admin.v1.RemoveMemberRequest\x1a%.pairdb.admin.v1.RemoveMemberResponse\x12X\n" +
+	"\vSetLogLevel\x12#.pairdb.admin.v1.SetLogLevelRequest\x1a$.pairdb.admin.v1.SetLogLevelResponse\x12@\n" +
+	"\x03Hot\x12\x1b.pairdb.admin.v1.HotRequest\x1a\x1c.pairdb.admin.v1.HotResponse\x12F\n" +
+	"\x05Drain\x12\x1d.pairdb.admin.v1.DrainRequest\x1a\x1e.pairdb.admin.v1.DrainResponse\x12R\n" +
+	"\tReplicate\x12!.pairdb.admin.v1.ReplicateRequest\x1a\".pairdb.admin.v1.ReplicateResponse\x12I\n" +
+	"\x06Repair\x12\x1e.pairdb.admin.v1.RepairRequest\x1a\x1f.pairdb.admin.v1.RepairResponse\x12F\n" +
+	"\x05Moves\x12\x1d.pairdb.admin.v1.MovesRequest\x1a\x1e.pairdb.admin.v1.MovesResponse\x12W\n" +
+	"\n" +
+	"WatchMoves\x12\".pairdb.admin.v1.WatchMovesRequest\x1a#.pairdb.admin.v1.WatchMovesResponse0\x01\x12U\n" +
+	"\n" +
+	"CancelMove\x12\".pairdb.admin.v1.CancelMoveRequest\x1a#.pairdb.admin.v1.CancelMoveResponse\x12U\n" +
+	"\n" +
+	"FinishMove\x12\".pairdb.admin.v1.FinishMoveRequest\x1a#.pairdb.admin.v1.FinishMoveResponse\x12U\n" +
+	"\n" +
+	"ResumeMove\x12\".pairdb.admin.v1.ResumeMoveRequest\x1a#.pairdb.admin.v1.ResumeMoveResponse\x12N\n" +
+	"\aCleanup\x12\x1f.pairdb.admin.v1.CleanupRequest\x1a .pairdb.admin.v1.CleanupProgress0\x01\x12I\n" +
+	"\x06Ranges\x12\x1e.pairdb.admin.v1.RangesRequest\x1a\x1f.pairdb.admin.v1.RangesResponseB8Z6github.com/pairdb/pairdb/proto/pairdb/admin/v1;adminv1b\x06proto3"
 
 var (
 	file_pairdb_admin_v1_admin_proto_rawDescOnce sync.Once
@@ -2785,105 +4745,206 @@ func file_pairdb_admin_v1_admin_proto_rawDescGZIP() []byte {
 	return file_pairdb_admin_v1_admin_proto_rawDescData
 }
 
-var file_pairdb_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_pairdb_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_pairdb_admin_v1_admin_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_pairdb_admin_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_pairdb_admin_v1_admin_proto_goTypes = []any{
 	(ConflictPolicy)(0),            // 0: pairdb.admin.v1.ConflictPolicy
 	(TenantState)(0),               // 1: pairdb.admin.v1.TenantState
-	(*TenantQuota)(nil),            // 2: pairdb.admin.v1.TenantQuota
-	(*Tenant)(nil),                 // 3: pairdb.admin.v1.Tenant
-	(*CreateTenantRequest)(nil),    // 4: pairdb.admin.v1.CreateTenantRequest
-	(*CreateTenantResponse)(nil),   // 5: pairdb.admin.v1.CreateTenantResponse
-	(*UpdateTenantRequest)(nil),    // 6: pairdb.admin.v1.UpdateTenantRequest
-	(*UpdateTenantResponse)(nil),   // 7: pairdb.admin.v1.UpdateTenantResponse
-	(*DropTenantRequest)(nil),      // 8: pairdb.admin.v1.DropTenantRequest
-	(*DropTenantResponse)(nil),     // 9: pairdb.admin.v1.DropTenantResponse
-	(*ListTenantsRequest)(nil),     // 10: pairdb.admin.v1.ListTenantsRequest
-	(*ListTenantsResponse)(nil),    // 11: pairdb.admin.v1.ListTenantsResponse
-	(*StatusRequest)(nil),          // 12: pairdb.admin.v1.StatusRequest
-	(*StatusResponse)(nil),         // 13: pairdb.admin.v1.StatusResponse
-	(*Level)(nil),                  // 14: pairdb.admin.v1.Level
-	(*Memtables)(nil),              // 15: pairdb.admin.v1.Memtables
-	(*CommitLog)(nil),              // 16: pairdb.admin.v1.CommitLog
-	(*Job)(nil),                    // 17: pairdb.admin.v1.Job
-	(*Worker)(nil),                 // 18: pairdb.admin.v1.Worker
-	(*CompactionTotals)(nil),       // 19: pairdb.admin.v1.CompactionTotals
-	(*Cache)(nil),                  // 20: pairdb.admin.v1.Cache
-	(*Disk)(nil),                   // 21: pairdb.admin.v1.Disk
-	(*QuarantinedTable)(nil),       // 22: pairdb.admin.v1.QuarantinedTable
-	(*FlushRequest)(nil),           // 23: pairdb.admin.v1.FlushRequest
-	(*FlushResponse)(nil),          // 24: pairdb.admin.v1.FlushResponse
-	(*CompactRequest)(nil),         // 25: pairdb.admin.v1.CompactRequest
-	(*CompactProgress)(nil),        // 26: pairdb.admin.v1.CompactProgress
-	(*SnapshotRequest)(nil),        // 27: pairdb.admin.v1.SnapshotRequest
-	(*SnapshotInfo)(nil),           // 28: pairdb.admin.v1.SnapshotInfo
-	(*SnapshotResponse)(nil),       // 29: pairdb.admin.v1.SnapshotResponse
-	(*ListSnapshotsRequest)(nil),   // 30: pairdb.admin.v1.ListSnapshotsRequest
-	(*ListSnapshotsResponse)(nil),  // 31: pairdb.admin.v1.ListSnapshotsResponse
-	(*DeleteSnapshotRequest)(nil),  // 32: pairdb.admin.v1.DeleteSnapshotRequest
-	(*DeleteSnapshotResponse)(nil), // 33: pairdb.admin.v1.DeleteSnapshotResponse
-	(*VerifyRequest)(nil),          // 34: pairdb.admin.v1.VerifyRequest
-	(*VerifyProgress)(nil),         // 35: pairdb.admin.v1.VerifyProgress
-	(*TablesRequest)(nil),          // 36: pairdb.admin.v1.TablesRequest
-	(*Table)(nil),                  // 37: pairdb.admin.v1.Table
-	(*TablesResponse)(nil),         // 38: pairdb.admin.v1.TablesResponse
-	(*v1.KeyRange)(nil),            // 39: pairdb.data.v1.KeyRange
+	(DrainRequest_Kind)(0),         // 2: pairdb.admin.v1.DrainRequest.Kind
+	(*DrainRequest)(nil),           // 3: pairdb.admin.v1.DrainRequest
+	(*DrainResponse)(nil),          // 4: pairdb.admin.v1.DrainResponse
+	(*ReplicateRequest)(nil),       // 5: pairdb.admin.v1.ReplicateRequest
+	(*ReplicateResponse)(nil),      // 6: pairdb.admin.v1.ReplicateResponse
+	(*RepairRequest)(nil),          // 7: pairdb.admin.v1.RepairRequest
+	(*RepairResponse)(nil),         // 8: pairdb.admin.v1.RepairResponse
+	(*MovesRequest)(nil),           // 9: pairdb.admin.v1.MovesRequest
+	(*MovesResponse)(nil),          // 10: pairdb.admin.v1.MovesResponse
+	(*WatchMovesRequest)(nil),      // 11: pairdb.admin.v1.WatchMovesRequest
+	(*WatchMovesResponse)(nil),     // 12: pairdb.admin.v1.WatchMovesResponse
+	(*CancelMoveRequest)(nil),      // 13: pairdb.admin.v1.CancelMoveRequest
+	(*CancelMoveResponse)(nil),     // 14: pairdb.admin.v1.CancelMoveResponse
+	(*FinishMoveRequest)(nil),      // 15: pairdb.admin.v1.FinishMoveRequest
+	(*FinishMoveResponse)(nil),     // 16: pairdb.admin.v1.FinishMoveResponse
+	(*ResumeMoveRequest)(nil),      // 17: pairdb.admin.v1.ResumeMoveRequest
+	(*ResumeMoveResponse)(nil),     // 18: pairdb.admin.v1.ResumeMoveResponse
+	(*CleanupRequest)(nil),         // 19: pairdb.admin.v1.CleanupRequest
+	(*CleanupProgress)(nil),        // 20: pairdb.admin.v1.CleanupProgress
+	(*RangesRequest)(nil),          // 21: pairdb.admin.v1.RangesRequest
+	(*OwnedRange)(nil),             // 22: pairdb.admin.v1.OwnedRange
+	(*RangesResponse)(nil),         // 23: pairdb.admin.v1.RangesResponse
+	(*MembersRequest)(nil),         // 24: pairdb.admin.v1.MembersRequest
+	(*WatchMembersRequest)(nil),    // 25: pairdb.admin.v1.WatchMembersRequest
+	(*MembersResponse)(nil),        // 26: pairdb.admin.v1.MembersResponse
+	(*WatchMembersResponse)(nil),   // 27: pairdb.admin.v1.WatchMembersResponse
+	(*RemoveMemberRequest)(nil),    // 28: pairdb.admin.v1.RemoveMemberRequest
+	(*RemoveMemberResponse)(nil),   // 29: pairdb.admin.v1.RemoveMemberResponse
+	(*SetLogLevelRequest)(nil),     // 30: pairdb.admin.v1.SetLogLevelRequest
+	(*SetLogLevelResponse)(nil),    // 31: pairdb.admin.v1.SetLogLevelResponse
+	(*HotRequest)(nil),             // 32: pairdb.admin.v1.HotRequest
+	(*HotKey)(nil),                 // 33: pairdb.admin.v1.HotKey
+	(*HotResponse)(nil),            // 34: pairdb.admin.v1.HotResponse
+	(*TenantQuota)(nil),            // 35: pairdb.admin.v1.TenantQuota
+	(*Tenant)(nil),                 // 36: pairdb.admin.v1.Tenant
+	(*CreateTenantRequest)(nil),    // 37: pairdb.admin.v1.CreateTenantRequest
+	(*CreateTenantResponse)(nil),   // 38: pairdb.admin.v1.CreateTenantResponse
+	(*UpdateTenantRequest)(nil),    // 39: pairdb.admin.v1.UpdateTenantRequest
+	(*UpdateTenantResponse)(nil),   // 40: pairdb.admin.v1.UpdateTenantResponse
+	(*DropTenantRequest)(nil),      // 41: pairdb.admin.v1.DropTenantRequest
+	(*DropTenantResponse)(nil),     // 42: pairdb.admin.v1.DropTenantResponse
+	(*ListTenantsRequest)(nil),     // 43: pairdb.admin.v1.ListTenantsRequest
+	(*ListTenantsResponse)(nil),    // 44: pairdb.admin.v1.ListTenantsResponse
+	(*StatusRequest)(nil),          // 45: pairdb.admin.v1.StatusRequest
+	(*StatusResponse)(nil),         // 46: pairdb.admin.v1.StatusResponse
+	(*Level)(nil),                  // 47: pairdb.admin.v1.Level
+	(*Memtables)(nil),              // 48: pairdb.admin.v1.Memtables
+	(*CommitLog)(nil),              // 49: pairdb.admin.v1.CommitLog
+	(*Job)(nil),                    // 50: pairdb.admin.v1.Job
+	(*Worker)(nil),                 // 51: pairdb.admin.v1.Worker
+	(*CompactionTotals)(nil),       // 52: pairdb.admin.v1.CompactionTotals
+	(*Cache)(nil),                  // 53: pairdb.admin.v1.Cache
+	(*Disk)(nil),                   // 54: pairdb.admin.v1.Disk
+	(*QuarantinedTable)(nil),       // 55: pairdb.admin.v1.QuarantinedTable
+	(*FlushRequest)(nil),           // 56: pairdb.admin.v1.FlushRequest
+	(*FlushResponse)(nil),          // 57: pairdb.admin.v1.FlushResponse
+	(*CompactRequest)(nil),         // 58: pairdb.admin.v1.CompactRequest
+	(*CompactProgress)(nil),        // 59: pairdb.admin.v1.CompactProgress
+	(*SnapshotRequest)(nil),        // 60: pairdb.admin.v1.SnapshotRequest
+	(*SnapshotInfo)(nil),           // 61: pairdb.admin.v1.SnapshotInfo
+	(*SnapshotResponse)(nil),       // 62: pairdb.admin.v1.SnapshotResponse
+	(*ListSnapshotsRequest)(nil),   // 63: pairdb.admin.v1.ListSnapshotsRequest
+	(*ListSnapshotsResponse)(nil),  // 64: pairdb.admin.v1.ListSnapshotsResponse
+	(*DeleteSnapshotRequest)(nil),  // 65: pairdb.admin.v1.DeleteSnapshotRequest
+	(*DeleteSnapshotResponse)(nil), // 66: pairdb.admin.v1.DeleteSnapshotResponse
+	(*VerifyRequest)(nil),          // 67: pairdb.admin.v1.VerifyRequest
+	(*VerifyProgress)(nil),         // 68: pairdb.admin.v1.VerifyProgress
+	(*TablesRequest)(nil),          // 69: pairdb.admin.v1.TablesRequest
+	(*Table)(nil),                  // 70: pairdb.admin.v1.Table
+	(*TablesResponse)(nil),         // 71: pairdb.admin.v1.TablesResponse
+	(*v1.Drain)(nil),               // 72: pairdb.move.v1.Drain
+	(*v1.Selection)(nil),           // 73: pairdb.move.v1.Selection
+	(*v1.Target)(nil),              // 74: pairdb.move.v1.Target
+	(v1.Mode)(0),                   // 75: pairdb.move.v1.Mode
+	(v1.Purpose)(0),                // 76: pairdb.move.v1.Purpose
+	(*v1.Move)(nil),                // 77: pairdb.move.v1.Move
+	(*v11.HashRange)(nil),          // 78: pairdb.data.v1.HashRange
+	(*v12.Member)(nil),             // 79: pairdb.cluster.v1.Member
+	(*v12.Verdict)(nil),            // 80: pairdb.cluster.v1.Verdict
+	(*v12.Declaration)(nil),        // 81: pairdb.cluster.v1.Declaration
+	(*v11.KeyRange)(nil),           // 82: pairdb.data.v1.KeyRange
 }
 var file_pairdb_admin_v1_admin_proto_depIdxs = []int32{
-	1,  // 0: pairdb.admin.v1.Tenant.state:type_name -> pairdb.admin.v1.TenantState
-	2,  // 1: pairdb.admin.v1.Tenant.quota:type_name -> pairdb.admin.v1.TenantQuota
-	0,  // 2: pairdb.admin.v1.Tenant.conflicts:type_name -> pairdb.admin.v1.ConflictPolicy
-	2,  // 3: pairdb.admin.v1.CreateTenantRequest.quota:type_name -> pairdb.admin.v1.TenantQuota
-	0,  // 4: pairdb.admin.v1.CreateTenantRequest.conflicts:type_name -> pairdb.admin.v1.ConflictPolicy
-	3,  // 5: pairdb.admin.v1.CreateTenantResponse.tenant:type_name -> pairdb.admin.v1.Tenant
-	2,  // 6: pairdb.admin.v1.UpdateTenantRequest.quota:type_name -> pairdb.admin.v1.TenantQuota
-	0,  // 7: pairdb.admin.v1.UpdateTenantRequest.conflicts:type_name -> pairdb.admin.v1.ConflictPolicy
-	3,  // 8: pairdb.admin.v1.UpdateTenantResponse.tenant:type_name -> pairdb.admin.v1.Tenant
-	3,  // 9: pairdb.admin.v1.DropTenantResponse.tenant:type_name -> pairdb.admin.v1.Tenant
-	3,  // 10: pairdb.admin.v1.ListTenantsResponse.tenants:type_name -> pairdb.admin.v1.Tenant
-	14, // 11: pairdb.admin.v1.StatusResponse.levels:type_name -> pairdb.admin.v1.Level
-	15, // 12: pairdb.admin.v1.StatusResponse.memtables:type_name -> pairdb.admin.v1.Memtables
-	16, // 13: pairdb.admin.v1.StatusResponse.commit_log:type_name -> pairdb.admin.v1.CommitLog
-	17, // 14: pairdb.admin.v1.StatusResponse.jobs:type_name -> pairdb.admin.v1.Job
-	18, // 15: pairdb.admin.v1.StatusResponse.workers:type_name -> pairdb.admin.v1.Worker
-	19, // 16: pairdb.admin.v1.StatusResponse.compaction:type_name -> pairdb.admin.v1.CompactionTotals
-	20, // 17: pairdb.admin.v1.StatusResponse.caches:type_name -> pairdb.admin.v1.Cache
-	21, // 18: pairdb.admin.v1.StatusResponse.disk:type_name -> pairdb.admin.v1.Disk
-	22, // 19: pairdb.admin.v1.StatusResponse.quarantined:type_name -> pairdb.admin.v1.QuarantinedTable
-	39, // 20: pairdb.admin.v1.CompactRequest.range:type_name -> pairdb.data.v1.KeyRange
-	28, // 21: pairdb.admin.v1.SnapshotResponse.snapshot:type_name -> pairdb.admin.v1.SnapshotInfo
-	28, // 22: pairdb.admin.v1.ListSnapshotsResponse.snapshots:type_name -> pairdb.admin.v1.SnapshotInfo
-	22, // 23: pairdb.admin.v1.VerifyProgress.corrupt:type_name -> pairdb.admin.v1.QuarantinedTable
-	37, // 24: pairdb.admin.v1.TablesResponse.tables:type_name -> pairdb.admin.v1.Table
-	12, // 25: pairdb.admin.v1.AdminService.Status:input_type -> pairdb.admin.v1.StatusRequest
-	23, // 26: pairdb.admin.v1.AdminService.Flush:input_type -> pairdb.admin.v1.FlushRequest
-	25, // 27: pairdb.admin.v1.AdminService.Compact:input_type -> pairdb.admin.v1.CompactRequest
-	27, // 28: pairdb.admin.v1.AdminService.Snapshot:input_type -> pairdb.admin.v1.SnapshotRequest
-	30, // 29: pairdb.admin.v1.AdminService.ListSnapshots:input_type -> pairdb.admin.v1.ListSnapshotsRequest
-	32, // 30: pairdb.admin.v1.AdminService.DeleteSnapshot:input_type -> pairdb.admin.v1.DeleteSnapshotRequest
-	34, // 31: pairdb.admin.v1.AdminService.Verify:input_type -> pairdb.admin.v1.VerifyRequest
-	36, // 32: pairdb.admin.v1.AdminService.Tables:input_type -> pairdb.admin.v1.TablesRequest
-	4,  // 33: pairdb.admin.v1.AdminService.CreateTenant:input_type -> pairdb.admin.v1.CreateTenantRequest
-	6,  // 34: pairdb.admin.v1.AdminService.UpdateTenant:input_type -> pairdb.admin.v1.UpdateTenantRequest
-	8,  // 35: pairdb.admin.v1.AdminService.DropTenant:input_type -> pairdb.admin.v1.DropTenantRequest
-	10, // 36: pairdb.admin.v1.AdminService.ListTenants:input_type -> pairdb.admin.v1.ListTenantsRequest
-	13, // 37: pairdb.admin.v1.AdminService.Status:output_type -> pairdb.admin.v1.StatusResponse
-	24, // 38: pairdb.admin.v1.AdminService.Flush:output_type -> pairdb.admin.v1.FlushResponse
-	26, // 39: pairdb.admin.v1.AdminService.Compact:output_type -> pairdb.admin.v1.CompactProgress
-	29, // 40: pairdb.admin.v1.AdminService.Snapshot:output_type -> pairdb.admin.v1.SnapshotResponse
-	31, // 41: pairdb.admin.v1.AdminService.ListSnapshots:output_type -> pairdb.admin.v1.ListSnapshotsResponse
-	33, // 42: pairdb.admin.v1.AdminService.DeleteSnapshot:output_type -> pairdb.admin.v1.DeleteSnapshotResponse
-	35, // 43: pairdb.admin.v1.AdminService.Verify:output_type -> pairdb.admin.v1.VerifyProgress
-	38, // 44: pairdb.admin.v1.AdminService.Tables:output_type -> pairdb.admin.v1.TablesResponse
-	5,  // 45: pairdb.admin.v1.AdminService.CreateTenant:output_type -> pairdb.admin.v1.CreateTenantResponse
-	7,  // 46: pairdb.admin.v1.AdminService.UpdateTenant:output_type -> pairdb.admin.v1.UpdateTenantResponse
-	9,  // 47: pairdb.admin.v1.AdminService.DropTenant:output_type -> pairdb.admin.v1.DropTenantResponse
-	11, // 48: pairdb.admin.v1.AdminService.ListTenants:output_type -> pairdb.admin.v1.ListTenantsResponse
-	37, // [37:49] is the sub-list for method output_type
-	25, // [25:37] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	2,  // 0: pairdb.admin.v1.DrainRequest.kind:type_name -> pairdb.admin.v1.DrainRequest.Kind
+	72, // 1: pairdb.admin.v1.DrainResponse.drain:type_name -> pairdb.move.v1.Drain
+	73, // 2: pairdb.admin.v1.ReplicateRequest.what:type_name -> pairdb.move.v1.Selection
+	74, // 3: pairdb.admin.v1.ReplicateRequest.targets:type_name -> pairdb.move.v1.Target
+	75, // 4: pairdb.admin.v1.ReplicateRequest.mode:type_name -> pairdb.move.v1.Mode
+	76, // 5: pairdb.admin.v1.ReplicateRequest.purpose:type_name -> pairdb.move.v1.Purpose
+	77, // 6: pairdb.admin.v1.ReplicateResponse.moves:type_name -> pairdb.move.v1.Move
+	73, // 7: pairdb.admin.v1.RepairRequest.what:type_name -> pairdb.move.v1.Selection
+	74, // 8: pairdb.admin.v1.RepairRequest.targets:type_name -> pairdb.move.v1.Target
+	77, // 9: pairdb.admin.v1.RepairResponse.moves:type_name -> pairdb.move.v1.Move
+	77, // 10: pairdb.admin.v1.MovesResponse.moves:type_name -> pairdb.move.v1.Move
+	72, // 11: pairdb.admin.v1.MovesResponse.drains:type_name -> pairdb.move.v1.Drain
+	10, // 12: pairdb.admin.v1.WatchMovesResponse.view:type_name -> pairdb.admin.v1.MovesResponse
+	77, // 13: pairdb.admin.v1.CancelMoveResponse.moves:type_name -> pairdb.move.v1.Move
+	72, // 14: pairdb.admin.v1.CancelMoveResponse.drain:type_name -> pairdb.move.v1.Drain
+	77, // 15: pairdb.admin.v1.FinishMoveResponse.move:type_name -> pairdb.move.v1.Move
+	77, // 16: pairdb.admin.v1.ResumeMoveResponse.move:type_name -> pairdb.move.v1.Move
+	78, // 17: pairdb.admin.v1.CleanupProgress.ranges:type_name -> pairdb.data.v1.HashRange
+	78, // 18: pairdb.admin.v1.OwnedRange.range:type_name -> pairdb.data.v1.HashRange
+	22, // 19: pairdb.admin.v1.RangesResponse.ranges:type_name -> pairdb.admin.v1.OwnedRange
+	78, // 20: pairdb.admin.v1.RangesResponse.cleanup_needed:type_name -> pairdb.data.v1.HashRange
+	79, // 21: pairdb.admin.v1.MembersResponse.members:type_name -> pairdb.cluster.v1.Member
+	80, // 22: pairdb.admin.v1.MembersResponse.verdict:type_name -> pairdb.cluster.v1.Verdict
+	26, // 23: pairdb.admin.v1.WatchMembersResponse.view:type_name -> pairdb.admin.v1.MembersResponse
+	81, // 24: pairdb.admin.v1.RemoveMemberResponse.declared:type_name -> pairdb.cluster.v1.Declaration
+	33, // 25: pairdb.admin.v1.HotResponse.reads:type_name -> pairdb.admin.v1.HotKey
+	33, // 26: pairdb.admin.v1.HotResponse.writes:type_name -> pairdb.admin.v1.HotKey
+	33, // 27: pairdb.admin.v1.HotResponse.largest:type_name -> pairdb.admin.v1.HotKey
+	1,  // 28: pairdb.admin.v1.Tenant.state:type_name -> pairdb.admin.v1.TenantState
+	35, // 29: pairdb.admin.v1.Tenant.quota:type_name -> pairdb.admin.v1.TenantQuota
+	0,  // 30: pairdb.admin.v1.Tenant.conflicts:type_name -> pairdb.admin.v1.ConflictPolicy
+	35, // 31: pairdb.admin.v1.CreateTenantRequest.quota:type_name -> pairdb.admin.v1.TenantQuota
+	0,  // 32: pairdb.admin.v1.CreateTenantRequest.conflicts:type_name -> pairdb.admin.v1.ConflictPolicy
+	36, // 33: pairdb.admin.v1.CreateTenantResponse.tenant:type_name -> pairdb.admin.v1.Tenant
+	35, // 34: pairdb.admin.v1.UpdateTenantRequest.quota:type_name -> pairdb.admin.v1.TenantQuota
+	0,  // 35: pairdb.admin.v1.UpdateTenantRequest.conflicts:type_name -> pairdb.admin.v1.ConflictPolicy
+	36, // 36: pairdb.admin.v1.UpdateTenantResponse.tenant:type_name -> pairdb.admin.v1.Tenant
+	36, // 37: pairdb.admin.v1.DropTenantResponse.tenant:type_name -> pairdb.admin.v1.Tenant
+	36, // 38: pairdb.admin.v1.ListTenantsResponse.tenants:type_name -> pairdb.admin.v1.Tenant
+	47, // 39: pairdb.admin.v1.StatusResponse.levels:type_name -> pairdb.admin.v1.Level
+	48, // 40: pairdb.admin.v1.StatusResponse.memtables:type_name -> pairdb.admin.v1.Memtables
+	49, // 41: pairdb.admin.v1.StatusResponse.commit_log:type_name -> pairdb.admin.v1.CommitLog
+	50, // 42: pairdb.admin.v1.StatusResponse.jobs:type_name -> pairdb.admin.v1.Job
+	51, // 43: pairdb.admin.v1.StatusResponse.workers:type_name -> pairdb.admin.v1.Worker
+	52, // 44: pairdb.admin.v1.StatusResponse.compaction:type_name -> pairdb.admin.v1.CompactionTotals
+	53, // 45: pairdb.admin.v1.StatusResponse.caches:type_name -> pairdb.admin.v1.Cache
+	54, // 46: pairdb.admin.v1.StatusResponse.disk:type_name -> pairdb.admin.v1.Disk
+	55, // 47: pairdb.admin.v1.StatusResponse.quarantined:type_name -> pairdb.admin.v1.QuarantinedTable
+	82, // 48: pairdb.admin.v1.CompactRequest.range:type_name -> pairdb.data.v1.KeyRange
+	61, // 49: pairdb.admin.v1.SnapshotResponse.snapshot:type_name -> pairdb.admin.v1.SnapshotInfo
+	61, // 50: pairdb.admin.v1.ListSnapshotsResponse.snapshots:type_name -> pairdb.admin.v1.SnapshotInfo
+	55, // 51: pairdb.admin.v1.VerifyProgress.corrupt:type_name -> pairdb.admin.v1.QuarantinedTable
+	70, // 52: pairdb.admin.v1.TablesResponse.tables:type_name -> pairdb.admin.v1.Table
+	45, // 53: pairdb.admin.v1.AdminService.Status:input_type -> pairdb.admin.v1.StatusRequest
+	56, // 54: pairdb.admin.v1.AdminService.Flush:input_type -> pairdb.admin.v1.FlushRequest
+	58, // 55: pairdb.admin.v1.AdminService.Compact:input_type -> pairdb.admin.v1.CompactRequest
+	60, // 56: pairdb.admin.v1.AdminService.Snapshot:input_type -> pairdb.admin.v1.SnapshotRequest
+	63, // 57: pairdb.admin.v1.AdminService.ListSnapshots:input_type -> pairdb.admin.v1.ListSnapshotsRequest
+	65, // 58: pairdb.admin.v1.AdminService.DeleteSnapshot:input_type -> pairdb.admin.v1.DeleteSnapshotRequest
+	67, // 59: pairdb.admin.v1.AdminService.Verify:input_type -> pairdb.admin.v1.VerifyRequest
+	69, // 60: pairdb.admin.v1.AdminService.Tables:input_type -> pairdb.admin.v1.TablesRequest
+	37, // 61: pairdb.admin.v1.AdminService.CreateTenant:input_type -> pairdb.admin.v1.CreateTenantRequest
+	39, // 62: pairdb.admin.v1.AdminService.UpdateTenant:input_type -> pairdb.admin.v1.UpdateTenantRequest
+	41, // 63: pairdb.admin.v1.AdminService.DropTenant:input_type -> pairdb.admin.v1.DropTenantRequest
+	43, // 64: pairdb.admin.v1.AdminService.ListTenants:input_type -> pairdb.admin.v1.ListTenantsRequest
+	24, // 65: pairdb.admin.v1.AdminService.Members:input_type -> pairdb.admin.v1.MembersRequest
+	25, // 66: pairdb.admin.v1.AdminService.WatchMembers:input_type -> pairdb.admin.v1.WatchMembersRequest
+	28, // 67: pairdb.admin.v1.AdminService.RemoveMember:input_type -> pairdb.admin.v1.RemoveMemberRequest
+	30, // 68: pairdb.admin.v1.AdminService.SetLogLevel:input_type -> pairdb.admin.v1.SetLogLevelRequest
+	32, // 69: pairdb.admin.v1.AdminService.Hot:input_type -> pairdb.admin.v1.HotRequest
+	3,  // 70: pairdb.admin.v1.AdminService.Drain:input_type -> pairdb.admin.v1.DrainRequest
+	5,  // 71: pairdb.admin.v1.AdminService.Replicate:input_type -> pairdb.admin.v1.ReplicateRequest
+	7,  // 72: pairdb.admin.v1.AdminService.Repair:input_type -> pairdb.admin.v1.RepairRequest
+	9,  // 73: pairdb.admin.v1.AdminService.Moves:input_type -> pairdb.admin.v1.MovesRequest
+	11, // 74: pairdb.admin.v1.AdminService.WatchMoves:input_type -> pairdb.admin.v1.WatchMovesRequest
+	13, // 75: pairdb.admin.v1.AdminService.CancelMove:input_type -> pairdb.admin.v1.CancelMoveRequest
+	15, // 76: pairdb.admin.v1.AdminService.FinishMove:input_type -> pairdb.admin.v1.FinishMoveRequest
+	17, // 77: pairdb.admin.v1.AdminService.ResumeMove:input_type -> pairdb.admin.v1.ResumeMoveRequest
+	19, // 78: pairdb.admin.v1.AdminService.Cleanup:input_type -> pairdb.admin.v1.CleanupRequest
+	21, // 79: pairdb.admin.v1.AdminService.Ranges:input_type -> pairdb.admin.v1.RangesRequest
+	46, // 80: pairdb.admin.v1.AdminService.Status:output_type -> pairdb.admin.v1.StatusResponse
+	57, // 81: pairdb.admin.v1.AdminService.Flush:output_type -> pairdb.admin.v1.FlushResponse
+	59, // 82: pairdb.admin.v1.AdminService.Compact:output_type -> pairdb.admin.v1.CompactProgress
+	62, // 83: pairdb.admin.v1.AdminService.Snapshot:output_type -> pairdb.admin.v1.SnapshotResponse
+	64, // 84: pairdb.admin.v1.AdminService.ListSnapshots:output_type -> pairdb.admin.v1.ListSnapshotsResponse
+	66, // 85: pairdb.admin.v1.AdminService.DeleteSnapshot:output_type -> pairdb.admin.v1.DeleteSnapshotResponse
+	68, // 86: pairdb.admin.v1.AdminService.Verify:output_type -> pairdb.admin.v1.VerifyProgress
+	71, // 87: pairdb.admin.v1.AdminService.Tables:output_type -> pairdb.admin.v1.TablesResponse
+	38, // 88: pairdb.admin.v1.AdminService.CreateTenant:output_type -> pairdb.admin.v1.CreateTenantResponse
+	40, // 89: pairdb.admin.v1.AdminService.UpdateTenant:output_type -> pairdb.admin.v1.UpdateTenantResponse
+	42, // 90: pairdb.admin.v1.AdminService.DropTenant:output_type -> pairdb.admin.v1.DropTenantResponse
+	44, // 91: pairdb.admin.v1.AdminService.ListTenants:output_type -> pairdb.admin.v1.ListTenantsResponse
+	26, // 92: pairdb.admin.v1.AdminService.Members:output_type -> pairdb.admin.v1.MembersResponse
+	27, // 93: pairdb.admin.v1.AdminService.WatchMembers:output_type -> pairdb.admin.v1.WatchMembersResponse
+	29, // 94: pairdb.admin.v1.AdminService.RemoveMember:output_type -> pairdb.admin.v1.RemoveMemberResponse
+	31, // 95: pairdb.admin.v1.AdminService.SetLogLevel:output_type -> pairdb.admin.v1.SetLogLevelResponse
+	34, // 96: pairdb.admin.v1.AdminService.Hot:output_type -> pairdb.admin.v1.HotResponse
+	4,  // 97: pairdb.admin.v1.AdminService.Drain:output_type -> pairdb.admin.v1.DrainResponse
+	6,  // 98: pairdb.admin.v1.AdminService.Replicate:output_type -> pairdb.admin.v1.ReplicateResponse
+	8,  // 99: pairdb.admin.v1.AdminService.Repair:output_type -> pairdb.admin.v1.RepairResponse
+	10, // 100: pairdb.admin.v1.AdminService.Moves:output_type -> pairdb.admin.v1.MovesResponse
+	12, // 101: pairdb.admin.v1.AdminService.WatchMoves:output_type -> pairdb.admin.v1.WatchMovesResponse
+	14, // 102: pairdb.admin.v1.AdminService.CancelMove:output_type -> pairdb.admin.v1.CancelMoveResponse
+	16, // 103: pairdb.admin.v1.AdminService.FinishMove:output_type -> pairdb.admin.v1.FinishMoveResponse
+	18, // 104: pairdb.admin.v1.AdminService.ResumeMove:output_type -> pairdb.admin.v1.ResumeMoveResponse
+	20, // 105: pairdb.admin.v1.AdminService.Cleanup:output_type -> pairdb.admin.v1.CleanupProgress
+	23, // 106: pairdb.admin.v1.AdminService.Ranges:output_type -> pairdb.admin.v1.RangesResponse
+	80, // [80:107] is the sub-list for method output_type
+	53, // [53:80] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_pairdb_admin_v1_admin_proto_init() }
@@ -2896,8 +4957,8 @@ func file_pairdb_admin_v1_admin_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pairdb_admin_v1_admin_proto_rawDesc), len(file_pairdb_admin_v1_admin_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   37,
+			NumEnums:      3,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

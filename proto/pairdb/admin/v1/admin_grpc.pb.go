@@ -33,6 +33,21 @@ const (
 	AdminService_UpdateTenant_FullMethodName   = "/pairdb.admin.v1.AdminService/UpdateTenant"
 	AdminService_DropTenant_FullMethodName     = "/pairdb.admin.v1.AdminService/DropTenant"
 	AdminService_ListTenants_FullMethodName    = "/pairdb.admin.v1.AdminService/ListTenants"
+	AdminService_Members_FullMethodName        = "/pairdb.admin.v1.AdminService/Members"
+	AdminService_WatchMembers_FullMethodName   = "/pairdb.admin.v1.AdminService/WatchMembers"
+	AdminService_RemoveMember_FullMethodName   = "/pairdb.admin.v1.AdminService/RemoveMember"
+	AdminService_SetLogLevel_FullMethodName    = "/pairdb.admin.v1.AdminService/SetLogLevel"
+	AdminService_Hot_FullMethodName            = "/pairdb.admin.v1.AdminService/Hot"
+	AdminService_Drain_FullMethodName          = "/pairdb.admin.v1.AdminService/Drain"
+	AdminService_Replicate_FullMethodName      = "/pairdb.admin.v1.AdminService/Replicate"
+	AdminService_Repair_FullMethodName         = "/pairdb.admin.v1.AdminService/Repair"
+	AdminService_Moves_FullMethodName          = "/pairdb.admin.v1.AdminService/Moves"
+	AdminService_WatchMoves_FullMethodName     = "/pairdb.admin.v1.AdminService/WatchMoves"
+	AdminService_CancelMove_FullMethodName     = "/pairdb.admin.v1.AdminService/CancelMove"
+	AdminService_FinishMove_FullMethodName     = "/pairdb.admin.v1.AdminService/FinishMove"
+	AdminService_ResumeMove_FullMethodName     = "/pairdb.admin.v1.AdminService/ResumeMove"
+	AdminService_Cleanup_FullMethodName        = "/pairdb.admin.v1.AdminService/Cleanup"
+	AdminService_Ranges_FullMethodName         = "/pairdb.admin.v1.AdminService/Ranges"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -67,6 +82,42 @@ type AdminServiceClient interface {
 	DropTenant(ctx context.Context, in *DropTenantRequest, opts ...grpc.CallOption) (*DropTenantResponse, error)
 	// ListTenants lists the tenants that are known, by name.
 	ListTenants(ctx context.Context, in *ListTenantsRequest, opts ...grpc.CallOption) (*ListTenantsResponse, error)
+	// Members lists the cluster as this node knows it: what its health-agent said last, or what was kept
+	// of it.
+	Members(ctx context.Context, in *MembersRequest, opts ...grpc.CallOption) (*MembersResponse, error)
+	// WatchMembers sends the list now and after each change.
+	WatchMembers(ctx context.Context, in *WatchMembersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchMembersResponse], error)
+	// RemoveMember declares a member removed: replicas are placed, and tombstones collected, without it.
+	// One that is alive is refused.
+	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error)
+	// SetLogLevel changes what the node logs until it restarts.
+	SetLogLevel(ctx context.Context, in *SetLogLevelRequest, opts ...grpc.CallOption) (*SetLogLevelResponse, error)
+	// Hot lists the keys asked for most and the largest values of the last minutes.
+	Hot(ctx context.Context, in *HotRequest, opts ...grpc.CallOption) (*HotResponse, error)
+	// Drain prepares the node for its end. FLUSH: it refuses writes, flushes and can be restarted within
+	// seconds. DECOMMISSION: it gives all its ranges to their next owners, in the background, and is
+	// declared drained then. A drain of the same kind that is under way is a repeat and is answered.
+	Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error)
+	// Replicate makes moves of data to other nodes; the pod's migrator carries them out. The same id with
+	// the same arguments is a repeat and is answered.
+	Replicate(ctx context.Context, in *ReplicateRequest, opts ...grpc.CallOption) (*ReplicateResponse, error)
+	// Repair makes moves that compare the node with others and exchange, both ways, what differs.
+	Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error)
+	// Moves lists moves and drains, the newest first.
+	Moves(ctx context.Context, in *MovesRequest, opts ...grpc.CallOption) (*MovesResponse, error)
+	// WatchMoves sends the list now, after each change and at most once a second for progress.
+	WatchMoves(ctx context.Context, in *WatchMovesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchMovesResponse], error)
+	// CancelMove calls off a move or a drain with its moves. It is refused once a range has a new owner.
+	CancelMove(ctx context.Context, in *CancelMoveRequest, opts ...grpc.CallOption) (*CancelMoveResponse, error)
+	// FinishMove ends a move that follows: it is verified once more and is over then.
+	FinishMove(ctx context.Context, in *FinishMoveRequest, opts ...grpc.CallOption) (*FinishMoveResponse, error)
+	// ResumeMove goes on with a move that failed.
+	ResumeMove(ctx context.Context, in *ResumeMoveRequest, opts ...grpc.CallOption) (*ResumeMoveResponse, error)
+	// Cleanup removes what the node holds of ranges that are not its own any more. It returns when the
+	// space is free.
+	Cleanup(ctx context.Context, in *CleanupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CleanupProgress], error)
+	// Ranges tells the ranges of the node, whom it shares them with, and since when they are equal.
+	Ranges(ctx context.Context, in *RangesRequest, opts ...grpc.CallOption) (*RangesResponse, error)
 }
 
 type adminServiceClient struct {
@@ -215,6 +266,183 @@ func (c *adminServiceClient) ListTenants(ctx context.Context, in *ListTenantsReq
 	return out, nil
 }
 
+func (c *adminServiceClient) Members(ctx context.Context, in *MembersRequest, opts ...grpc.CallOption) (*MembersResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MembersResponse)
+	err := c.cc.Invoke(ctx, AdminService_Members_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) WatchMembers(ctx context.Context, in *WatchMembersRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchMembersResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[2], AdminService_WatchMembers_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchMembersRequest, WatchMembersResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_WatchMembersClient = grpc.ServerStreamingClient[WatchMembersResponse]
+
+func (c *adminServiceClient) RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RemoveMemberResponse)
+	err := c.cc.Invoke(ctx, AdminService_RemoveMember_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) SetLogLevel(ctx context.Context, in *SetLogLevelRequest, opts ...grpc.CallOption) (*SetLogLevelResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SetLogLevelResponse)
+	err := c.cc.Invoke(ctx, AdminService_SetLogLevel_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Hot(ctx context.Context, in *HotRequest, opts ...grpc.CallOption) (*HotResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HotResponse)
+	err := c.cc.Invoke(ctx, AdminService_Hot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Drain(ctx context.Context, in *DrainRequest, opts ...grpc.CallOption) (*DrainResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DrainResponse)
+	err := c.cc.Invoke(ctx, AdminService_Drain_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Replicate(ctx context.Context, in *ReplicateRequest, opts ...grpc.CallOption) (*ReplicateResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReplicateResponse)
+	err := c.cc.Invoke(ctx, AdminService_Replicate_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Repair(ctx context.Context, in *RepairRequest, opts ...grpc.CallOption) (*RepairResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RepairResponse)
+	err := c.cc.Invoke(ctx, AdminService_Repair_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Moves(ctx context.Context, in *MovesRequest, opts ...grpc.CallOption) (*MovesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(MovesResponse)
+	err := c.cc.Invoke(ctx, AdminService_Moves_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) WatchMoves(ctx context.Context, in *WatchMovesRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[WatchMovesResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[3], AdminService_WatchMoves_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[WatchMovesRequest, WatchMovesResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_WatchMovesClient = grpc.ServerStreamingClient[WatchMovesResponse]
+
+func (c *adminServiceClient) CancelMove(ctx context.Context, in *CancelMoveRequest, opts ...grpc.CallOption) (*CancelMoveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CancelMoveResponse)
+	err := c.cc.Invoke(ctx, AdminService_CancelMove_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) FinishMove(ctx context.Context, in *FinishMoveRequest, opts ...grpc.CallOption) (*FinishMoveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FinishMoveResponse)
+	err := c.cc.Invoke(ctx, AdminService_FinishMove_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ResumeMove(ctx context.Context, in *ResumeMoveRequest, opts ...grpc.CallOption) (*ResumeMoveResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ResumeMoveResponse)
+	err := c.cc.Invoke(ctx, AdminService_ResumeMove_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Cleanup(ctx context.Context, in *CleanupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[CleanupProgress], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[4], AdminService_Cleanup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[CleanupRequest, CleanupProgress]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_CleanupClient = grpc.ServerStreamingClient[CleanupProgress]
+
+func (c *adminServiceClient) Ranges(ctx context.Context, in *RangesRequest, opts ...grpc.CallOption) (*RangesResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RangesResponse)
+	err := c.cc.Invoke(ctx, AdminService_Ranges_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -247,6 +475,42 @@ type AdminServiceServer interface {
 	DropTenant(context.Context, *DropTenantRequest) (*DropTenantResponse, error)
 	// ListTenants lists the tenants that are known, by name.
 	ListTenants(context.Context, *ListTenantsRequest) (*ListTenantsResponse, error)
+	// Members lists the cluster as this node knows it: what its health-agent said last, or what was kept
+	// of it.
+	Members(context.Context, *MembersRequest) (*MembersResponse, error)
+	// WatchMembers sends the list now and after each change.
+	WatchMembers(*WatchMembersRequest, grpc.ServerStreamingServer[WatchMembersResponse]) error
+	// RemoveMember declares a member removed: replicas are placed, and tombstones collected, without it.
+	// One that is alive is refused.
+	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error)
+	// SetLogLevel changes what the node logs until it restarts.
+	SetLogLevel(context.Context, *SetLogLevelRequest) (*SetLogLevelResponse, error)
+	// Hot lists the keys asked for most and the largest values of the last minutes.
+	Hot(context.Context, *HotRequest) (*HotResponse, error)
+	// Drain prepares the node for its end. FLUSH: it refuses writes, flushes and can be restarted within
+	// seconds. DECOMMISSION: it gives all its ranges to their next owners, in the background, and is
+	// declared drained then. A drain of the same kind that is under way is a repeat and is answered.
+	Drain(context.Context, *DrainRequest) (*DrainResponse, error)
+	// Replicate makes moves of data to other nodes; the pod's migrator carries them out. The same id with
+	// the same arguments is a repeat and is answered.
+	Replicate(context.Context, *ReplicateRequest) (*ReplicateResponse, error)
+	// Repair makes moves that compare the node with others and exchange, both ways, what differs.
+	Repair(context.Context, *RepairRequest) (*RepairResponse, error)
+	// Moves lists moves and drains, the newest first.
+	Moves(context.Context, *MovesRequest) (*MovesResponse, error)
+	// WatchMoves sends the list now, after each change and at most once a second for progress.
+	WatchMoves(*WatchMovesRequest, grpc.ServerStreamingServer[WatchMovesResponse]) error
+	// CancelMove calls off a move or a drain with its moves. It is refused once a range has a new owner.
+	CancelMove(context.Context, *CancelMoveRequest) (*CancelMoveResponse, error)
+	// FinishMove ends a move that follows: it is verified once more and is over then.
+	FinishMove(context.Context, *FinishMoveRequest) (*FinishMoveResponse, error)
+	// ResumeMove goes on with a move that failed.
+	ResumeMove(context.Context, *ResumeMoveRequest) (*ResumeMoveResponse, error)
+	// Cleanup removes what the node holds of ranges that are not its own any more. It returns when the
+	// space is free.
+	Cleanup(*CleanupRequest, grpc.ServerStreamingServer[CleanupProgress]) error
+	// Ranges tells the ranges of the node, whom it shares them with, and since when they are equal.
+	Ranges(context.Context, *RangesRequest) (*RangesResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -292,6 +556,51 @@ func (UnimplementedAdminServiceServer) DropTenant(context.Context, *DropTenantRe
 }
 func (UnimplementedAdminServiceServer) ListTenants(context.Context, *ListTenantsRequest) (*ListTenantsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListTenants not implemented")
+}
+func (UnimplementedAdminServiceServer) Members(context.Context, *MembersRequest) (*MembersResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Members not implemented")
+}
+func (UnimplementedAdminServiceServer) WatchMembers(*WatchMembersRequest, grpc.ServerStreamingServer[WatchMembersResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchMembers not implemented")
+}
+func (UnimplementedAdminServiceServer) RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RemoveMember not implemented")
+}
+func (UnimplementedAdminServiceServer) SetLogLevel(context.Context, *SetLogLevelRequest) (*SetLogLevelResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SetLogLevel not implemented")
+}
+func (UnimplementedAdminServiceServer) Hot(context.Context, *HotRequest) (*HotResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Hot not implemented")
+}
+func (UnimplementedAdminServiceServer) Drain(context.Context, *DrainRequest) (*DrainResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Drain not implemented")
+}
+func (UnimplementedAdminServiceServer) Replicate(context.Context, *ReplicateRequest) (*ReplicateResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Replicate not implemented")
+}
+func (UnimplementedAdminServiceServer) Repair(context.Context, *RepairRequest) (*RepairResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Repair not implemented")
+}
+func (UnimplementedAdminServiceServer) Moves(context.Context, *MovesRequest) (*MovesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Moves not implemented")
+}
+func (UnimplementedAdminServiceServer) WatchMoves(*WatchMovesRequest, grpc.ServerStreamingServer[WatchMovesResponse]) error {
+	return status.Error(codes.Unimplemented, "method WatchMoves not implemented")
+}
+func (UnimplementedAdminServiceServer) CancelMove(context.Context, *CancelMoveRequest) (*CancelMoveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CancelMove not implemented")
+}
+func (UnimplementedAdminServiceServer) FinishMove(context.Context, *FinishMoveRequest) (*FinishMoveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FinishMove not implemented")
+}
+func (UnimplementedAdminServiceServer) ResumeMove(context.Context, *ResumeMoveRequest) (*ResumeMoveResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ResumeMove not implemented")
+}
+func (UnimplementedAdminServiceServer) Cleanup(*CleanupRequest, grpc.ServerStreamingServer[CleanupProgress]) error {
+	return status.Error(codes.Unimplemented, "method Cleanup not implemented")
+}
+func (UnimplementedAdminServiceServer) Ranges(context.Context, *RangesRequest) (*RangesResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Ranges not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -516,6 +825,255 @@ func _AdminService_ListTenants_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_Members_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MembersRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Members(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Members_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Members(ctx, req.(*MembersRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_WatchMembers_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchMembersRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServiceServer).WatchMembers(m, &grpc.GenericServerStream[WatchMembersRequest, WatchMembersResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_WatchMembersServer = grpc.ServerStreamingServer[WatchMembersResponse]
+
+func _AdminService_RemoveMember_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RemoveMemberRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).RemoveMember(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_RemoveMember_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).RemoveMember(ctx, req.(*RemoveMemberRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_SetLogLevel_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SetLogLevelRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).SetLogLevel(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_SetLogLevel_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).SetLogLevel(ctx, req.(*SetLogLevelRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Hot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Hot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Hot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Hot(ctx, req.(*HotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Drain_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DrainRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Drain(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Drain_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Drain(ctx, req.(*DrainRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Replicate_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReplicateRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Replicate(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Replicate_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Replicate(ctx, req.(*ReplicateRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Repair_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RepairRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Repair(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Repair_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Repair(ctx, req.(*RepairRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Moves_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(MovesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Moves(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Moves_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Moves(ctx, req.(*MovesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_WatchMoves_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(WatchMovesRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServiceServer).WatchMoves(m, &grpc.GenericServerStream[WatchMovesRequest, WatchMovesResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_WatchMovesServer = grpc.ServerStreamingServer[WatchMovesResponse]
+
+func _AdminService_CancelMove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CancelMoveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).CancelMove(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_CancelMove_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).CancelMove(ctx, req.(*CancelMoveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_FinishMove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FinishMoveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).FinishMove(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_FinishMove_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).FinishMove(ctx, req.(*FinishMoveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ResumeMove_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ResumeMoveRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ResumeMove(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ResumeMove_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ResumeMove(ctx, req.(*ResumeMoveRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Cleanup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(CleanupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServiceServer).Cleanup(m, &grpc.GenericServerStream[CleanupRequest, CleanupProgress]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_CleanupServer = grpc.ServerStreamingServer[CleanupProgress]
+
+func _AdminService_Ranges_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RangesRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Ranges(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Ranges_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Ranges(ctx, req.(*RangesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -563,6 +1121,54 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "ListTenants",
 			Handler:    _AdminService_ListTenants_Handler,
 		},
+		{
+			MethodName: "Members",
+			Handler:    _AdminService_Members_Handler,
+		},
+		{
+			MethodName: "RemoveMember",
+			Handler:    _AdminService_RemoveMember_Handler,
+		},
+		{
+			MethodName: "SetLogLevel",
+			Handler:    _AdminService_SetLogLevel_Handler,
+		},
+		{
+			MethodName: "Hot",
+			Handler:    _AdminService_Hot_Handler,
+		},
+		{
+			MethodName: "Drain",
+			Handler:    _AdminService_Drain_Handler,
+		},
+		{
+			MethodName: "Replicate",
+			Handler:    _AdminService_Replicate_Handler,
+		},
+		{
+			MethodName: "Repair",
+			Handler:    _AdminService_Repair_Handler,
+		},
+		{
+			MethodName: "Moves",
+			Handler:    _AdminService_Moves_Handler,
+		},
+		{
+			MethodName: "CancelMove",
+			Handler:    _AdminService_CancelMove_Handler,
+		},
+		{
+			MethodName: "FinishMove",
+			Handler:    _AdminService_FinishMove_Handler,
+		},
+		{
+			MethodName: "ResumeMove",
+			Handler:    _AdminService_ResumeMove_Handler,
+		},
+		{
+			MethodName: "Ranges",
+			Handler:    _AdminService_Ranges_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -573,6 +1179,21 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "Verify",
 			Handler:       _AdminService_Verify_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchMembers",
+			Handler:       _AdminService_WatchMembers_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "WatchMoves",
+			Handler:       _AdminService_WatchMoves_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Cleanup",
+			Handler:       _AdminService_Cleanup_Handler,
 			ServerStreams: true,
 		},
 	},

@@ -31,6 +31,8 @@ const (
 	JobKind_JOB_KIND_MERGE JobKind = 1
 	// Read the input tables and check every checksum; no outputs.
 	JobKind_JOB_KIND_SCRUB JobKind = 2
+	// A merge that drops what Job.drop names. A worker that does not know it must not take it for a merge.
+	JobKind_JOB_KIND_CLEANUP JobKind = 3
 )
 
 // Enum value maps for JobKind.
@@ -39,11 +41,13 @@ var (
 		0: "JOB_KIND_UNSPECIFIED",
 		1: "JOB_KIND_MERGE",
 		2: "JOB_KIND_SCRUB",
+		3: "JOB_KIND_CLEANUP",
 	}
 	JobKind_value = map[string]int32{
 		"JOB_KIND_UNSPECIFIED": 0,
 		"JOB_KIND_MERGE":       1,
 		"JOB_KIND_SCRUB":       2,
+		"JOB_KIND_CLEANUP":     3,
 	}
 )
 
@@ -122,7 +126,7 @@ func (x HeartbeatResponse_Verdict) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use HeartbeatResponse_Verdict.Descriptor instead.
 func (HeartbeatResponse_Verdict) EnumDescriptor() ([]byte, []int) {
-	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{8, 0}
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{10, 0}
 }
 
 type CompleteResponse_Verdict int32
@@ -181,7 +185,7 @@ func (x CompleteResponse_Verdict) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use CompleteResponse_Verdict.Descriptor instead.
 func (CompleteResponse_Verdict) EnumDescriptor() ([]byte, []int) {
-	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{13, 0}
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{15, 0}
 }
 
 type AbandonRequest_Reason int32
@@ -244,7 +248,7 @@ func (x AbandonRequest_Reason) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use AbandonRequest_Reason.Descriptor instead.
 func (AbandonRequest_Reason) EnumDescriptor() ([]byte, []int) {
-	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{14, 0}
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // JobKey names one attempt of one job. A key of another session or of an older epoch is FENCED.
@@ -441,7 +445,7 @@ type Job struct {
 	// Live snapshot sequences, ascending.
 	Snapshots []uint64 `protobuf:"varint,5,rep,packed,name=snapshots,proto3" json:"snapshots,omitempty"`
 	// Cut-off of collection: only siblings raised before it may be collected. Hybrid-logical
-	// timestamp; 0 collects nothing.
+	// timestamp; 0 collects nothing, also when collect_by_range says more.
 	GcBefore uint64 `protobuf:"varint,6,opt,name=gc_before,json=gcBefore,proto3" json:"gc_before,omitempty"`
 	// Engine-key ranges [start, end) in which nothing older exists outside of the job.
 	Bottommost []*EngineRange `protobuf:"bytes,8,rep,name=bottommost,proto3" json:"bottommost,omitempty"`
@@ -454,7 +458,11 @@ type Job struct {
 	// Milliseconds without a heartbeat until the job is given to somebody else.
 	LeaseMs int64 `protobuf:"varint,12,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"`
 	// Milliseconds between heartbeats.
-	HeartbeatMs   int64 `protobuf:"varint,13,opt,name=heartbeat_ms,json=heartbeatMs,proto3" json:"heartbeat_ms,omitempty"`
+	HeartbeatMs int64 `protobuf:"varint,13,opt,name=heartbeat_ms,json=heartbeatMs,proto3" json:"heartbeat_ms,omitempty"`
+	// In a cluster, instead of gc_before, so that a worker that does not know of it collects nothing.
+	CollectByRange *CollectByRange `protobuf:"bytes,14,opt,name=collect_by_range,json=collectByRange,proto3" json:"collect_by_range,omitempty"`
+	// Of a CLEANUP: entries that go, whatever they hold; at most 16,384.
+	Drop          []*HashCut `protobuf:"bytes,15,rep,name=drop,proto3" json:"drop,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -573,6 +581,139 @@ func (x *Job) GetHeartbeatMs() int64 {
 	return 0
 }
 
+func (x *Job) GetCollectByRange() *CollectByRange {
+	if x != nil {
+		return x.CollectByRange
+	}
+	return nil
+}
+
+func (x *Job) GetDrop() []*HashCut {
+	if x != nil {
+		return x.Drop
+	}
+	return nil
+}
+
+// HashCut says up to which sequence the entries of keys count whose tokens are in a hash range.
+type HashCut struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Included; where the key's token is the first 8 bytes, big endian, of SHA-256("<tenant>:<key>").
+	Start uint64 `protobuf:"fixed64,1,opt,name=start,proto3" json:"start,omitempty"`
+	// Excluded; 0: up to the last token. Above start otherwise.
+	End uint64 `protobuf:"fixed64,2,opt,name=end,proto3" json:"end,omitempty"`
+	// Included.
+	Sequence      uint64 `protobuf:"varint,3,opt,name=sequence,proto3" json:"sequence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HashCut) Reset() {
+	*x = HashCut{}
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HashCut) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HashCut) ProtoMessage() {}
+
+func (x *HashCut) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HashCut.ProtoReflect.Descriptor instead.
+func (*HashCut) Descriptor() ([]byte, []int) {
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *HashCut) GetStart() uint64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *HashCut) GetEnd() uint64 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+func (x *HashCut) GetSequence() uint64 {
+	if x != nil {
+		return x.Sequence
+	}
+	return 0
+}
+
+type CollectByRange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As Job.gc_before.
+	GcBefore uint64 `protobuf:"varint,1,opt,name=gc_before,json=gcBefore,proto3" json:"gc_before,omitempty"`
+	// A record of a tenant's key is collected only if nothing newer was joined into it than its key's cut;
+	// without a cut not at all. Ascending and disjoint; at most 16,384.
+	Cuts          []*HashCut `protobuf:"bytes,2,rep,name=cuts,proto3" json:"cuts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CollectByRange) Reset() {
+	*x = CollectByRange{}
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CollectByRange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CollectByRange) ProtoMessage() {}
+
+func (x *CollectByRange) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CollectByRange.ProtoReflect.Descriptor instead.
+func (*CollectByRange) Descriptor() ([]byte, []int) {
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *CollectByRange) GetGcBefore() uint64 {
+	if x != nil {
+		return x.GcBefore
+	}
+	return 0
+}
+
+func (x *CollectByRange) GetCuts() []*HashCut {
+	if x != nil {
+		return x.Cuts
+	}
+	return nil
+}
+
 type Input struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Table number: the file is sst/<number, six digits>.sst.
@@ -593,7 +734,7 @@ type Input struct {
 
 func (x *Input) Reset() {
 	*x = Input{}
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[4]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -605,7 +746,7 @@ func (x *Input) String() string {
 func (*Input) ProtoMessage() {}
 
 func (x *Input) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[4]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -618,7 +759,7 @@ func (x *Input) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Input.ProtoReflect.Descriptor instead.
 func (*Input) Descriptor() ([]byte, []int) {
-	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{4}
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Input) GetNumber() uint64 {
@@ -675,7 +816,7 @@ type EngineRange struct {
 
 func (x *EngineRange) Reset() {
 	*x = EngineRange{}
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[5]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +828,7 @@ func (x *EngineRange) String() string {
 func (*EngineRange) ProtoMessage() {}
 
 func (x *EngineRange) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[5]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +841,7 @@ func (x *EngineRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EngineRange.ProtoReflect.Descriptor instead.
 func (*EngineRange) Descriptor() ([]byte, []int) {
-	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{5}
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *EngineRange) GetStart() []byte {
@@ -737,7 +878,7 @@ type TableOptions struct {
 
 func (x *TableOptions) Reset() {
 	*x = TableOptions{}
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[6]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -749,7 +890,7 @@ func (x *TableOptions) String() string {
 func (*TableOptions) ProtoMessage() {}
 
 func (x *TableOptions) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[6]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -762,7 +903,7 @@ func (x *TableOptions) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TableOptions.ProtoReflect.Descriptor instead.
 func (*TableOptions) Descriptor() ([]byte, []int) {
-	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{6}
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TableOptions) GetFormat() uint32 {
@@ -819,7 +960,7 @@ type HeartbeatRequest struct {
 
 func (x *HeartbeatRequest) Reset() {
 	*x = HeartbeatRequest{}
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[7]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -831,7 +972,7 @@ func (x *HeartbeatRequest) String() string {
 func (*HeartbeatRequest) ProtoMessage() {}
 
 func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[7]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -844,7 +985,7 @@ func (x *HeartbeatRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatRequest.ProtoReflect.Descriptor instead.
 func (*HeartbeatRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{7}
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *HeartbeatRequest) GetKey() *JobKey {
@@ -875,7 +1016,7 @@ type HeartbeatResponse struct {
 
 func (x *HeartbeatResponse) Reset() {
 	*x = HeartbeatResponse{}
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[8]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -887,7 +1028,7 @@ func (x *HeartbeatResponse) String() string {
 func (*HeartbeatResponse) ProtoMessage() {}
 
 func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[8]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -900,7 +1041,7 @@ func (x *HeartbeatResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatResponse.ProtoReflect.Descriptor instead.
 func (*HeartbeatResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{8}
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *HeartbeatResponse) GetVerdict() HeartbeatResponse_Verdict {
@@ -948,7 +1089,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[9]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -960,7 +1101,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[9]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -973,7 +1114,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{9}
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Output) GetIndex() int32 {
@@ -1033,7 +1174,7 @@ func (x *Output) GetEntries() uint64 {
 }
 
 // JobStats lets the node check that nothing appeared or vanished: entries_in = entries_out +
-// shadowed + joined + collected.
+// shadowed + joined + collected + dropped.
 type JobStats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of all inputs.
@@ -1049,14 +1190,18 @@ type JobStats struct {
 	// Of input files.
 	BytesRead uint64 `protobuf:"varint,6,opt,name=bytes_read,json=bytesRead,proto3" json:"bytes_read,omitempty"`
 	// Of output files.
-	BytesWritten  uint64 `protobuf:"varint,7,opt,name=bytes_written,json=bytesWritten,proto3" json:"bytes_written,omitempty"`
+	BytesWritten uint64 `protobuf:"varint,7,opt,name=bytes_written,json=bytesWritten,proto3" json:"bytes_written,omitempty"`
+	// Went by Job.drop.
+	Dropped uint64 `protobuf:"varint,8,opt,name=dropped,proto3" json:"dropped,omitempty"`
+	// Among entries_out: what Job.drop names and a snapshot needs.
+	DropLeft      uint64 `protobuf:"varint,9,opt,name=drop_left,json=dropLeft,proto3" json:"drop_left,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JobStats) Reset() {
 	*x = JobStats{}
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[10]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1068,7 +1213,7 @@ func (x *JobStats) String() string {
 func (*JobStats) ProtoMessage() {}
 
 func (x *JobStats) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[10]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1081,7 +1226,7 @@ func (x *JobStats) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobStats.ProtoReflect.Descriptor instead.
 func (*JobStats) Descriptor() ([]byte, []int) {
-	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{10}
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *JobStats) GetEntriesIn() uint64 {
@@ -1133,6 +1278,20 @@ func (x *JobStats) GetBytesWritten() uint64 {
 	return 0
 }
 
+func (x *JobStats) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+func (x *JobStats) GetDropLeft() uint64 {
+	if x != nil {
+		return x.DropLeft
+	}
+	return 0
+}
+
 type CompleteRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The attempt.
@@ -1149,7 +1308,7 @@ type CompleteRequest struct {
 
 func (x *CompleteRequest) Reset() {
 	*x = CompleteRequest{}
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[11]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1161,7 +1320,7 @@ func (x *CompleteRequest) String() string {
 func (*CompleteRequest) ProtoMessage() {}
 
 func (x *CompleteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[11]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1174,7 +1333,7 @@ func (x *CompleteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompleteRequest.ProtoReflect.Descriptor instead.
 func (*CompleteRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{11}
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *CompleteRequest) GetKey() *JobKey {
@@ -1217,7 +1376,7 @@ type CorruptInput struct {
 
 func (x *CorruptInput) Reset() {
 	*x = CorruptInput{}
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[12]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1388,7 @@ func (x *CorruptInput) String() string {
 func (*CorruptInput) ProtoMessage() {}
 
 func (x *CorruptInput) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[12]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1401,7 @@ func (x *CorruptInput) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CorruptInput.ProtoReflect.Descriptor instead.
 func (*CorruptInput) Descriptor() ([]byte, []int) {
-	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{12}
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CorruptInput) GetNumber() uint64 {
@@ -1271,7 +1430,7 @@ type CompleteResponse struct {
 
 func (x *CompleteResponse) Reset() {
 	*x = CompleteResponse{}
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[13]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1442,7 @@ func (x *CompleteResponse) String() string {
 func (*CompleteResponse) ProtoMessage() {}
 
 func (x *CompleteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[13]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1455,7 @@ func (x *CompleteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompleteResponse.ProtoReflect.Descriptor instead.
 func (*CompleteResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{13}
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *CompleteResponse) GetVerdict() CompleteResponse_Verdict {
@@ -1329,7 +1488,7 @@ type AbandonRequest struct {
 
 func (x *AbandonRequest) Reset() {
 	*x = AbandonRequest{}
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[14]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1341,7 +1500,7 @@ func (x *AbandonRequest) String() string {
 func (*AbandonRequest) ProtoMessage() {}
 
 func (x *AbandonRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[14]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1354,7 +1513,7 @@ func (x *AbandonRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbandonRequest.ProtoReflect.Descriptor instead.
 func (*AbandonRequest) Descriptor() ([]byte, []int) {
-	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{14}
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *AbandonRequest) GetKey() *JobKey {
@@ -1393,7 +1552,7 @@ type AbandonResponse struct {
 
 func (x *AbandonResponse) Reset() {
 	*x = AbandonResponse{}
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[15]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1405,7 +1564,7 @@ func (x *AbandonResponse) String() string {
 func (*AbandonResponse) ProtoMessage() {}
 
 func (x *AbandonResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[15]
+	mi := &file_pairdb_compaction_v1_compaction_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1418,7 +1577,7 @@ func (x *AbandonResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbandonResponse.ProtoReflect.Descriptor instead.
 func (*AbandonResponse) Descriptor() ([]byte, []int) {
-	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{15}
+	return file_pairdb_compaction_v1_compaction_proto_rawDescGZIP(), []int{17}
 }
 
 var File_pairdb_compaction_v1_compaction_proto protoreflect.FileDescriptor
@@ -1438,7 +1597,7 @@ const file_pairdb_compaction_v1_compaction_proto_rawDesc = "" +
 	"totalSlots\x12\x18\n" +
 	"\aformats\x18\x04 \x03(\rR\aformats\">\n" +
 	"\rLeaseResponse\x12-\n" +
-	"\x04jobs\x18\x01 \x03(\v2\x19.pairdb.compaction.v1.JobR\x04jobs\"\x8e\x04\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x19.pairdb.compaction.v1.JobR\x04jobs\"\x91\x05\n" +
 	"\x03Job\x12.\n" +
 	"\x03key\x18\x01 \x01(\v2\x1c.pairdb.compaction.v1.JobKeyR\x03key\x121\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x1d.pairdb.compaction.v1.JobKindR\x04kind\x123\n" +
@@ -1455,7 +1614,16 @@ const file_pairdb_compaction_v1_compaction_proto_rawDesc = "" +
 	"maxOutputs\x12/\n" +
 	"\x14max_bytes_per_second\x18\v \x01(\x03R\x11maxBytesPerSecond\x12\x19\n" +
 	"\blease_ms\x18\f \x01(\x03R\aleaseMs\x12!\n" +
-	"\fheartbeat_ms\x18\r \x01(\x03R\vheartbeatMsJ\x04\b\a\x10\b\"\xa2\x01\n" +
+	"\fheartbeat_ms\x18\r \x01(\x03R\vheartbeatMs\x12N\n" +
+	"\x10collect_by_range\x18\x0e \x01(\v2$.pairdb.compaction.v1.CollectByRangeR\x0ecollectByRange\x121\n" +
+	"\x04drop\x18\x0f \x03(\v2\x1d.pairdb.compaction.v1.HashCutR\x04dropJ\x04\b\a\x10\b\"M\n" +
+	"\aHashCut\x12\x14\n" +
+	"\x05start\x18\x01 \x01(\x06R\x05start\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\x06R\x03end\x12\x1a\n" +
+	"\bsequence\x18\x03 \x01(\x04R\bsequence\"`\n" +
+	"\x0eCollectByRange\x12\x1b\n" +
+	"\tgc_before\x18\x01 \x01(\x04R\bgcBefore\x121\n" +
+	"\x04cuts\x18\x02 \x03(\v2\x1d.pairdb.compaction.v1.HashCutR\x04cuts\"\xa2\x01\n" +
 	"\x05Input\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x14\n" +
 	"\x05level\x18\x02 \x01(\x05R\x05level\x12\x1d\n" +
@@ -1496,7 +1664,7 @@ const file_pairdb_compaction_v1_compaction_proto_rawDesc = "" +
 	"\alargest\x18\x05 \x01(\fR\alargest\x12!\n" +
 	"\fmin_sequence\x18\x06 \x01(\x04R\vminSequence\x12!\n" +
 	"\fmax_sequence\x18\a \x01(\x04R\vmaxSequence\x12\x18\n" +
-	"\aentries\x18\b \x01(\x04R\aentries\"\xe0\x01\n" +
+	"\aentries\x18\b \x01(\x04R\aentries\"\x97\x02\n" +
 	"\bJobStats\x12\x1d\n" +
 	"\n" +
 	"entries_in\x18\x01 \x01(\x04R\tentriesIn\x12\x1f\n" +
@@ -1507,7 +1675,9 @@ const file_pairdb_compaction_v1_compaction_proto_rawDesc = "" +
 	"\tcollected\x18\x05 \x01(\x04R\tcollected\x12\x1d\n" +
 	"\n" +
 	"bytes_read\x18\x06 \x01(\x04R\tbytesRead\x12#\n" +
-	"\rbytes_written\x18\a \x01(\x04R\fbytesWritten\"\xed\x01\n" +
+	"\rbytes_written\x18\a \x01(\x04R\fbytesWritten\x12\x18\n" +
+	"\adropped\x18\b \x01(\x04R\adropped\x12\x1b\n" +
+	"\tdrop_left\x18\t \x01(\x04R\bdropLeft\"\xed\x01\n" +
 	"\x0fCompleteRequest\x12.\n" +
 	"\x03key\x18\x01 \x01(\v2\x1c.pairdb.compaction.v1.JobKeyR\x03key\x126\n" +
 	"\aoutputs\x18\x02 \x03(\v2\x1c.pairdb.compaction.v1.OutputR\aoutputs\x124\n" +
@@ -1537,11 +1707,12 @@ const file_pairdb_compaction_v1_compaction_proto_rawDesc = "" +
 	"\x14REASON_CORRUPT_INPUT\x10\x03\x12\x13\n" +
 	"\x0fREASON_SHUTDOWN\x10\x04\x12\x1d\n" +
 	"\x19REASON_UNSUPPORTED_FORMAT\x10\x05\"\x11\n" +
-	"\x0fAbandonResponse*K\n" +
+	"\x0fAbandonResponse*a\n" +
 	"\aJobKind\x12\x18\n" +
 	"\x14JOB_KIND_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eJOB_KIND_MERGE\x10\x01\x12\x12\n" +
-	"\x0eJOB_KIND_SCRUB\x10\x022\xf6\x02\n" +
+	"\x0eJOB_KIND_SCRUB\x10\x02\x12\x14\n" +
+	"\x10JOB_KIND_CLEANUP\x10\x032\xf6\x02\n" +
 	"\x11CompactionService\x12P\n" +
 	"\x05Lease\x12\".pairdb.compaction.v1.LeaseRequest\x1a#.pairdb.compaction.v1.LeaseResponse\x12\\\n" +
 	"\tHeartbeat\x12&.pairdb.compaction.v1.HeartbeatRequest\x1a'.pairdb.compaction.v1.HeartbeatResponse\x12Y\n" +
@@ -1561,7 +1732,7 @@ func file_pairdb_compaction_v1_compaction_proto_rawDescGZIP() []byte {
 }
 
 var file_pairdb_compaction_v1_compaction_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_pairdb_compaction_v1_compaction_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_pairdb_compaction_v1_compaction_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_pairdb_compaction_v1_compaction_proto_goTypes = []any{
 	(JobKind)(0),                   // 0: pairdb.compaction.v1.JobKind
 	(HeartbeatResponse_Verdict)(0), // 1: pairdb.compaction.v1.HeartbeatResponse.Verdict
@@ -1571,49 +1742,54 @@ var file_pairdb_compaction_v1_compaction_proto_goTypes = []any{
 	(*LeaseRequest)(nil),           // 5: pairdb.compaction.v1.LeaseRequest
 	(*LeaseResponse)(nil),          // 6: pairdb.compaction.v1.LeaseResponse
 	(*Job)(nil),                    // 7: pairdb.compaction.v1.Job
-	(*Input)(nil),                  // 8: pairdb.compaction.v1.Input
-	(*EngineRange)(nil),            // 9: pairdb.compaction.v1.EngineRange
-	(*TableOptions)(nil),           // 10: pairdb.compaction.v1.TableOptions
-	(*HeartbeatRequest)(nil),       // 11: pairdb.compaction.v1.HeartbeatRequest
-	(*HeartbeatResponse)(nil),      // 12: pairdb.compaction.v1.HeartbeatResponse
-	(*Output)(nil),                 // 13: pairdb.compaction.v1.Output
-	(*JobStats)(nil),               // 14: pairdb.compaction.v1.JobStats
-	(*CompleteRequest)(nil),        // 15: pairdb.compaction.v1.CompleteRequest
-	(*CorruptInput)(nil),           // 16: pairdb.compaction.v1.CorruptInput
-	(*CompleteResponse)(nil),       // 17: pairdb.compaction.v1.CompleteResponse
-	(*AbandonRequest)(nil),         // 18: pairdb.compaction.v1.AbandonRequest
-	(*AbandonResponse)(nil),        // 19: pairdb.compaction.v1.AbandonResponse
+	(*HashCut)(nil),                // 8: pairdb.compaction.v1.HashCut
+	(*CollectByRange)(nil),         // 9: pairdb.compaction.v1.CollectByRange
+	(*Input)(nil),                  // 10: pairdb.compaction.v1.Input
+	(*EngineRange)(nil),            // 11: pairdb.compaction.v1.EngineRange
+	(*TableOptions)(nil),           // 12: pairdb.compaction.v1.TableOptions
+	(*HeartbeatRequest)(nil),       // 13: pairdb.compaction.v1.HeartbeatRequest
+	(*HeartbeatResponse)(nil),      // 14: pairdb.compaction.v1.HeartbeatResponse
+	(*Output)(nil),                 // 15: pairdb.compaction.v1.Output
+	(*JobStats)(nil),               // 16: pairdb.compaction.v1.JobStats
+	(*CompleteRequest)(nil),        // 17: pairdb.compaction.v1.CompleteRequest
+	(*CorruptInput)(nil),           // 18: pairdb.compaction.v1.CorruptInput
+	(*CompleteResponse)(nil),       // 19: pairdb.compaction.v1.CompleteResponse
+	(*AbandonRequest)(nil),         // 20: pairdb.compaction.v1.AbandonRequest
+	(*AbandonResponse)(nil),        // 21: pairdb.compaction.v1.AbandonResponse
 }
 var file_pairdb_compaction_v1_compaction_proto_depIdxs = []int32{
 	7,  // 0: pairdb.compaction.v1.LeaseResponse.jobs:type_name -> pairdb.compaction.v1.Job
 	4,  // 1: pairdb.compaction.v1.Job.key:type_name -> pairdb.compaction.v1.JobKey
 	0,  // 2: pairdb.compaction.v1.Job.kind:type_name -> pairdb.compaction.v1.JobKind
-	8,  // 3: pairdb.compaction.v1.Job.inputs:type_name -> pairdb.compaction.v1.Input
-	9,  // 4: pairdb.compaction.v1.Job.bottommost:type_name -> pairdb.compaction.v1.EngineRange
-	10, // 5: pairdb.compaction.v1.Job.table:type_name -> pairdb.compaction.v1.TableOptions
-	4,  // 6: pairdb.compaction.v1.HeartbeatRequest.key:type_name -> pairdb.compaction.v1.JobKey
-	1,  // 7: pairdb.compaction.v1.HeartbeatResponse.verdict:type_name -> pairdb.compaction.v1.HeartbeatResponse.Verdict
-	4,  // 8: pairdb.compaction.v1.CompleteRequest.key:type_name -> pairdb.compaction.v1.JobKey
-	13, // 9: pairdb.compaction.v1.CompleteRequest.outputs:type_name -> pairdb.compaction.v1.Output
-	14, // 10: pairdb.compaction.v1.CompleteRequest.stats:type_name -> pairdb.compaction.v1.JobStats
-	16, // 11: pairdb.compaction.v1.CompleteRequest.corrupt:type_name -> pairdb.compaction.v1.CorruptInput
-	2,  // 12: pairdb.compaction.v1.CompleteResponse.verdict:type_name -> pairdb.compaction.v1.CompleteResponse.Verdict
-	4,  // 13: pairdb.compaction.v1.AbandonRequest.key:type_name -> pairdb.compaction.v1.JobKey
-	3,  // 14: pairdb.compaction.v1.AbandonRequest.reason:type_name -> pairdb.compaction.v1.AbandonRequest.Reason
-	16, // 15: pairdb.compaction.v1.AbandonRequest.corrupt:type_name -> pairdb.compaction.v1.CorruptInput
-	5,  // 16: pairdb.compaction.v1.CompactionService.Lease:input_type -> pairdb.compaction.v1.LeaseRequest
-	11, // 17: pairdb.compaction.v1.CompactionService.Heartbeat:input_type -> pairdb.compaction.v1.HeartbeatRequest
-	15, // 18: pairdb.compaction.v1.CompactionService.Complete:input_type -> pairdb.compaction.v1.CompleteRequest
-	18, // 19: pairdb.compaction.v1.CompactionService.Abandon:input_type -> pairdb.compaction.v1.AbandonRequest
-	6,  // 20: pairdb.compaction.v1.CompactionService.Lease:output_type -> pairdb.compaction.v1.LeaseResponse
-	12, // 21: pairdb.compaction.v1.CompactionService.Heartbeat:output_type -> pairdb.compaction.v1.HeartbeatResponse
-	17, // 22: pairdb.compaction.v1.CompactionService.Complete:output_type -> pairdb.compaction.v1.CompleteResponse
-	19, // 23: pairdb.compaction.v1.CompactionService.Abandon:output_type -> pairdb.compaction.v1.AbandonResponse
-	20, // [20:24] is the sub-list for method output_type
-	16, // [16:20] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	10, // 3: pairdb.compaction.v1.Job.inputs:type_name -> pairdb.compaction.v1.Input
+	11, // 4: pairdb.compaction.v1.Job.bottommost:type_name -> pairdb.compaction.v1.EngineRange
+	12, // 5: pairdb.compaction.v1.Job.table:type_name -> pairdb.compaction.v1.TableOptions
+	9,  // 6: pairdb.compaction.v1.Job.collect_by_range:type_name -> pairdb.compaction.v1.CollectByRange
+	8,  // 7: pairdb.compaction.v1.Job.drop:type_name -> pairdb.compaction.v1.HashCut
+	8,  // 8: pairdb.compaction.v1.CollectByRange.cuts:type_name -> pairdb.compaction.v1.HashCut
+	4,  // 9: pairdb.compaction.v1.HeartbeatRequest.key:type_name -> pairdb.compaction.v1.JobKey
+	1,  // 10: pairdb.compaction.v1.HeartbeatResponse.verdict:type_name -> pairdb.compaction.v1.HeartbeatResponse.Verdict
+	4,  // 11: pairdb.compaction.v1.CompleteRequest.key:type_name -> pairdb.compaction.v1.JobKey
+	15, // 12: pairdb.compaction.v1.CompleteRequest.outputs:type_name -> pairdb.compaction.v1.Output
+	16, // 13: pairdb.compaction.v1.CompleteRequest.stats:type_name -> pairdb.compaction.v1.JobStats
+	18, // 14: pairdb.compaction.v1.CompleteRequest.corrupt:type_name -> pairdb.compaction.v1.CorruptInput
+	2,  // 15: pairdb.compaction.v1.CompleteResponse.verdict:type_name -> pairdb.compaction.v1.CompleteResponse.Verdict
+	4,  // 16: pairdb.compaction.v1.AbandonRequest.key:type_name -> pairdb.compaction.v1.JobKey
+	3,  // 17: pairdb.compaction.v1.AbandonRequest.reason:type_name -> pairdb.compaction.v1.AbandonRequest.Reason
+	18, // 18: pairdb.compaction.v1.AbandonRequest.corrupt:type_name -> pairdb.compaction.v1.CorruptInput
+	5,  // 19: pairdb.compaction.v1.CompactionService.Lease:input_type -> pairdb.compaction.v1.LeaseRequest
+	13, // 20: pairdb.compaction.v1.CompactionService.Heartbeat:input_type -> pairdb.compaction.v1.HeartbeatRequest
+	17, // 21: pairdb.compaction.v1.CompactionService.Complete:input_type -> pairdb.compaction.v1.CompleteRequest
+	20, // 22: pairdb.compaction.v1.CompactionService.Abandon:input_type -> pairdb.compaction.v1.AbandonRequest
+	6,  // 23: pairdb.compaction.v1.CompactionService.Lease:output_type -> pairdb.compaction.v1.LeaseResponse
+	14, // 24: pairdb.compaction.v1.CompactionService.Heartbeat:output_type -> pairdb.compaction.v1.HeartbeatResponse
+	19, // 25: pairdb.compaction.v1.CompactionService.Complete:output_type -> pairdb.compaction.v1.CompleteResponse
+	21, // 26: pairdb.compaction.v1.CompactionService.Abandon:output_type -> pairdb.compaction.v1.AbandonResponse
+	23, // [23:27] is the sub-list for method output_type
+	19, // [19:23] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_pairdb_compaction_v1_compaction_proto_init() }
@@ -1627,7 +1803,7 @@ func file_pairdb_compaction_v1_compaction_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pairdb_compaction_v1_compaction_proto_rawDesc), len(file_pairdb_compaction_v1_compaction_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   16,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

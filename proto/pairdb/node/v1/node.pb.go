@@ -4,11 +4,12 @@
 // 	protoc        v3.21.12
 // source: pairdb/node/v1/node.proto
 
-// What a storage node tells its sidecars over the pod's socket.
+// What a storage node and its sidecars tell each other over the pod's socket.
 
 package nodev1
 
 import (
+	v1 "github.com/pairdb/pairdb/proto/pairdb/cluster/v1"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	reflect "reflect"
@@ -24,7 +25,10 @@ const (
 )
 
 type IdentityRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who asks: "compactor", "health-agent", "migrator"; may be empty. The node remembers when it last
+	// heard of each.
+	Sidecar       string `protobuf:"bytes,1,opt,name=sidecar,proto3" json:"sidecar,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -59,6 +63,13 @@ func (*IdentityRequest) Descriptor() ([]byte, []int) {
 	return file_pairdb_node_v1_node_proto_rawDescGZIP(), []int{0}
 }
 
+func (x *IdentityRequest) GetSidecar() string {
+	if x != nil {
+		return x.Sidecar
+	}
+	return ""
+}
+
 type IdentityResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// PAIRDB_NODE_ID.
@@ -68,7 +79,16 @@ type IdentityResponse struct {
 	// Of the binary.
 	Version string `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
 	// Random per node process: a change tells a sidecar that the node has restarted.
-	Session       uint64 `protobuf:"fixed64,4,opt,name=session,proto3" json:"session,omitempty"`
+	Session uint64 `protobuf:"fixed64,4,opt,name=session,proto3" json:"session,omitempty"`
+	// Of the data directory: a new one has another.
+	Incarnation string `protobuf:"bytes,5,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// PAIRDB_ADVERTISE_ADDR, or where the node listens.
+	GrpcAddr string `protobuf:"bytes,6,opt,name=grpc_addr,json=grpcAddr,proto3" json:"grpc_addr,omitempty"`
+	// PAIRDB_VIRTUAL_NODES.
+	VirtualNodes int32 `protobuf:"varint,7,opt,name=virtual_nodes,json=virtualNodes,proto3" json:"virtual_nodes,omitempty"`
+	// What the node wants to be declared as; UNSPECIFIED: what is declared stays, and a node that is new
+	// becomes JOINING. JOINING: it takes over its ranges and must not be declared UP yet.
+	WantedState   v1.MemberState `protobuf:"varint,8,opt,name=wanted_state,json=wantedState,proto3,enum=pairdb.cluster.v1.MemberState" json:"wanted_state,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -131,20 +151,709 @@ func (x *IdentityResponse) GetSession() uint64 {
 	return 0
 }
 
+func (x *IdentityResponse) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
+func (x *IdentityResponse) GetGrpcAddr() string {
+	if x != nil {
+		return x.GrpcAddr
+	}
+	return ""
+}
+
+func (x *IdentityResponse) GetVirtualNodes() int32 {
+	if x != nil {
+		return x.VirtualNodes
+	}
+	return 0
+}
+
+func (x *IdentityResponse) GetWantedState() v1.MemberState {
+	if x != nil {
+		return x.WantedState
+	}
+	return v1.MemberState(0)
+}
+
+type HealthRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who asks, as in IdentityRequest.
+	Sidecar       string `protobuf:"bytes,1,opt,name=sidecar,proto3" json:"sidecar,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthRequest) Reset() {
+	*x = HealthRequest{}
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthRequest) ProtoMessage() {}
+
+func (x *HealthRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthRequest.ProtoReflect.Descriptor instead.
+func (*HealthRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_node_v1_node_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *HealthRequest) GetSidecar() string {
+	if x != nil {
+		return x.Sidecar
+	}
+	return ""
+}
+
+type HealthResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "recovering", "serving", "poisoned", "stopping".
+	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// Of recovering, 0 to 1; 1 when it is over.
+	RecoveryProgress float64 `protobuf:"fixed64,2,opt,name=recovery_progress,json=recoveryProgress,proto3" json:"recovery_progress,omitempty"`
+	// Since the start of the process.
+	UptimeSeconds int64 `protobuf:"varint,3,opt,name=uptime_seconds,json=uptimeSeconds,proto3" json:"uptime_seconds,omitempty"`
+	// Why the process should be started again; empty when it is live.
+	NotLive []*v1.Reason `protobuf:"bytes,4,rep,name=not_live,json=notLive,proto3" json:"not_live,omitempty"`
+	// Why it should get no requests; empty when it is ready.
+	NotReady []*v1.Reason `protobuf:"bytes,5,rep,name=not_ready,json=notReady,proto3" json:"not_ready,omitempty"`
+	// What does not work as it should while requests are served.
+	Degraded []*v1.Reason `protobuf:"bytes,6,rep,name=degraded,proto3" json:"degraded,omitempty"`
+	// Of the data volume.
+	Disk *DiskHealth `protobuf:"bytes,7,opt,name=disk,proto3" json:"disk,omitempty"`
+	// Of the process and its cgroup.
+	Memory *MemoryHealth `protobuf:"bytes,8,opt,name=memory,proto3" json:"memory,omitempty"`
+	// File descriptors that the process has open.
+	OpenFiles int64 `protobuf:"varint,9,opt,name=open_files,json=openFiles,proto3" json:"open_files,omitempty"`
+	// How many it may have.
+	OpenFilesLimit int64 `protobuf:"varint,10,opt,name=open_files_limit,json=openFilesLimit,proto3" json:"open_files_limit,omitempty"`
+	// Milliseconds since writes that wait last moved on; 0 while none waits.
+	StalledMs int64 `protobuf:"varint,11,opt,name=stalled_ms,json=stalledMs,proto3" json:"stalled_ms,omitempty"`
+	// Compactors that lease jobs.
+	Compactors int32 `protobuf:"varint,12,opt,name=compactors,proto3" json:"compactors,omitempty"`
+	// When sidecars were last heard.
+	Sidecars []*SidecarSeen `protobuf:"bytes,13,rep,name=sidecars,proto3" json:"sidecars,omitempty"`
+	// Events that wait for their publication.
+	OutboxLength  int64 `protobuf:"varint,14,opt,name=outbox_length,json=outboxLength,proto3" json:"outbox_length,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HealthResponse) Reset() {
+	*x = HealthResponse{}
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HealthResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HealthResponse) ProtoMessage() {}
+
+func (x *HealthResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HealthResponse.ProtoReflect.Descriptor instead.
+func (*HealthResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_node_v1_node_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *HealthResponse) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *HealthResponse) GetRecoveryProgress() float64 {
+	if x != nil {
+		return x.RecoveryProgress
+	}
+	return 0
+}
+
+func (x *HealthResponse) GetUptimeSeconds() int64 {
+	if x != nil {
+		return x.UptimeSeconds
+	}
+	return 0
+}
+
+func (x *HealthResponse) GetNotLive() []*v1.Reason {
+	if x != nil {
+		return x.NotLive
+	}
+	return nil
+}
+
+func (x *HealthResponse) GetNotReady() []*v1.Reason {
+	if x != nil {
+		return x.NotReady
+	}
+	return nil
+}
+
+func (x *HealthResponse) GetDegraded() []*v1.Reason {
+	if x != nil {
+		return x.Degraded
+	}
+	return nil
+}
+
+func (x *HealthResponse) GetDisk() *DiskHealth {
+	if x != nil {
+		return x.Disk
+	}
+	return nil
+}
+
+func (x *HealthResponse) GetMemory() *MemoryHealth {
+	if x != nil {
+		return x.Memory
+	}
+	return nil
+}
+
+func (x *HealthResponse) GetOpenFiles() int64 {
+	if x != nil {
+		return x.OpenFiles
+	}
+	return 0
+}
+
+func (x *HealthResponse) GetOpenFilesLimit() int64 {
+	if x != nil {
+		return x.OpenFilesLimit
+	}
+	return 0
+}
+
+func (x *HealthResponse) GetStalledMs() int64 {
+	if x != nil {
+		return x.StalledMs
+	}
+	return 0
+}
+
+func (x *HealthResponse) GetCompactors() int32 {
+	if x != nil {
+		return x.Compactors
+	}
+	return 0
+}
+
+func (x *HealthResponse) GetSidecars() []*SidecarSeen {
+	if x != nil {
+		return x.Sidecars
+	}
+	return nil
+}
+
+func (x *HealthResponse) GetOutboxLength() int64 {
+	if x != nil {
+		return x.OutboxLength
+	}
+	return 0
+}
+
+type DiskHealth struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "ok", "warning", "throttled", "full".
+	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// Size of the file system.
+	TotalBytes int64 `protobuf:"varint,2,opt,name=total_bytes,json=totalBytes,proto3" json:"total_bytes,omitempty"`
+	// What this process may still use.
+	FreeBytes int64 `protobuf:"varint,3,opt,name=free_bytes,json=freeBytes,proto3" json:"free_bytes,omitempty"`
+	// Used part, 0 to 100.
+	UsedPercent   float64 `protobuf:"fixed64,4,opt,name=used_percent,json=usedPercent,proto3" json:"used_percent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiskHealth) Reset() {
+	*x = DiskHealth{}
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiskHealth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiskHealth) ProtoMessage() {}
+
+func (x *DiskHealth) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiskHealth.ProtoReflect.Descriptor instead.
+func (*DiskHealth) Descriptor() ([]byte, []int) {
+	return file_pairdb_node_v1_node_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *DiskHealth) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *DiskHealth) GetTotalBytes() int64 {
+	if x != nil {
+		return x.TotalBytes
+	}
+	return 0
+}
+
+func (x *DiskHealth) GetFreeBytes() int64 {
+	if x != nil {
+		return x.FreeBytes
+	}
+	return 0
+}
+
+func (x *DiskHealth) GetUsedPercent() float64 {
+	if x != nil {
+		return x.UsedPercent
+	}
+	return 0
+}
+
+type MemoryHealth struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "ok", "high" (memtables are flushed early and caches shrink), "critical" (writes are refused).
+	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// Of the cgroup, or of the process where there is none.
+	UsedBytes int64 `protobuf:"varint,2,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"`
+	// Of the cgroup, or of the machine.
+	LimitBytes    int64 `protobuf:"varint,3,opt,name=limit_bytes,json=limitBytes,proto3" json:"limit_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MemoryHealth) Reset() {
+	*x = MemoryHealth{}
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MemoryHealth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MemoryHealth) ProtoMessage() {}
+
+func (x *MemoryHealth) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MemoryHealth.ProtoReflect.Descriptor instead.
+func (*MemoryHealth) Descriptor() ([]byte, []int) {
+	return file_pairdb_node_v1_node_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *MemoryHealth) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *MemoryHealth) GetUsedBytes() int64 {
+	if x != nil {
+		return x.UsedBytes
+	}
+	return 0
+}
+
+func (x *MemoryHealth) GetLimitBytes() int64 {
+	if x != nil {
+		return x.LimitBytes
+	}
+	return 0
+}
+
+type SidecarSeen struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "compactor", "health-agent", "migrator".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Since its last call.
+	LastSeenMsAgo int64 `protobuf:"varint,2,opt,name=last_seen_ms_ago,json=lastSeenMsAgo,proto3" json:"last_seen_ms_ago,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SidecarSeen) Reset() {
+	*x = SidecarSeen{}
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SidecarSeen) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SidecarSeen) ProtoMessage() {}
+
+func (x *SidecarSeen) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SidecarSeen.ProtoReflect.Descriptor instead.
+func (*SidecarSeen) Descriptor() ([]byte, []int) {
+	return file_pairdb_node_v1_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SidecarSeen) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *SidecarSeen) GetLastSeenMsAgo() int64 {
+	if x != nil {
+		return x.LastSeenMsAgo
+	}
+	return 0
+}
+
+type ReportRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of its pod.
+	Verdict *v1.Verdict `protobuf:"bytes,1,opt,name=verdict,proto3" json:"verdict,omitempty"`
+	// All that the agent knows of, at most 1,000.
+	Members       []*v1.Member `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportRequest) Reset() {
+	*x = ReportRequest{}
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportRequest) ProtoMessage() {}
+
+func (x *ReportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportRequest.ProtoReflect.Descriptor instead.
+func (*ReportRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_node_v1_node_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *ReportRequest) GetVerdict() *v1.Verdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return nil
+}
+
+func (x *ReportRequest) GetMembers() []*v1.Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+type ReportResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All that the node remembers, by node id; the agent gossips them.
+	Declarations  []*v1.Declaration `protobuf:"bytes,1,rep,name=declarations,proto3" json:"declarations,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportResponse) Reset() {
+	*x = ReportResponse{}
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportResponse) ProtoMessage() {}
+
+func (x *ReportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportResponse.ProtoReflect.Descriptor instead.
+func (*ReportResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_node_v1_node_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *ReportResponse) GetDeclarations() []*v1.Declaration {
+	if x != nil {
+		return x.Declarations
+	}
+	return nil
+}
+
+type EmitRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unique for ever; 1 to 128 bytes. The same id again is answered and not published again.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// A kind of the catalogue (docs/EVENTS.md); others are refused.
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// When it happened, in milliseconds since the Unix epoch.
+	TimeMs int64 `protobuf:"varint,3,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	// JSON of the kind's payload, up to 16 KiB.
+	Payload       []byte `protobuf:"bytes,4,opt,name=payload,proto3" json:"payload,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EmitRequest) Reset() {
+	*x = EmitRequest{}
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EmitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EmitRequest) ProtoMessage() {}
+
+func (x *EmitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EmitRequest.ProtoReflect.Descriptor instead.
+func (*EmitRequest) Descriptor() ([]byte, []int) {
+	return file_pairdb_node_v1_node_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *EmitRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *EmitRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *EmitRequest) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *EmitRequest) GetPayload() []byte {
+	if x != nil {
+		return x.Payload
+	}
+	return nil
+}
+
+type EmitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EmitResponse) Reset() {
+	*x = EmitResponse{}
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EmitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EmitResponse) ProtoMessage() {}
+
+func (x *EmitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pairdb_node_v1_node_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EmitResponse.ProtoReflect.Descriptor instead.
+func (*EmitResponse) Descriptor() ([]byte, []int) {
+	return file_pairdb_node_v1_node_proto_rawDescGZIP(), []int{10}
+}
+
 var File_pairdb_node_v1_node_proto protoreflect.FileDescriptor
 
 const file_pairdb_node_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x19pairdb/node/v1/node.proto\x12\x0epairdb.node.v1\"\x11\n" +
-	"\x0fIdentityRequest\"~\n" +
+	"\x19pairdb/node/v1/node.proto\x12\x0epairdb.node.v1\x1a\x1fpairdb/cluster/v1/cluster.proto\"+\n" +
+	"\x0fIdentityRequest\x12\x18\n" +
+	"\asidecar\x18\x01 \x01(\tR\asidecar\"\xa5\x02\n" +
 	"\x10IdentityResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\tR\x06nodeId\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tR\tclusterId\x12\x18\n" +
 	"\aversion\x18\x03 \x01(\tR\aversion\x12\x18\n" +
-	"\asession\x18\x04 \x01(\x06R\asession2\\\n" +
+	"\asession\x18\x04 \x01(\x06R\asession\x12 \n" +
+	"\vincarnation\x18\x05 \x01(\tR\vincarnation\x12\x1b\n" +
+	"\tgrpc_addr\x18\x06 \x01(\tR\bgrpcAddr\x12#\n" +
+	"\rvirtual_nodes\x18\a \x01(\x05R\fvirtualNodes\x12A\n" +
+	"\fwanted_state\x18\b \x01(\x0e2\x1e.pairdb.cluster.v1.MemberStateR\vwantedState\")\n" +
+	"\rHealthRequest\x12\x18\n" +
+	"\asidecar\x18\x01 \x01(\tR\asidecar\"\xeb\x04\n" +
+	"\x0eHealthResponse\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12+\n" +
+	"\x11recovery_progress\x18\x02 \x01(\x01R\x10recoveryProgress\x12%\n" +
+	"\x0euptime_seconds\x18\x03 \x01(\x03R\ruptimeSeconds\x124\n" +
+	"\bnot_live\x18\x04 \x03(\v2\x19.pairdb.cluster.v1.ReasonR\anotLive\x126\n" +
+	"\tnot_ready\x18\x05 \x03(\v2\x19.pairdb.cluster.v1.ReasonR\bnotReady\x125\n" +
+	"\bdegraded\x18\x06 \x03(\v2\x19.pairdb.cluster.v1.ReasonR\bdegraded\x12.\n" +
+	"\x04disk\x18\a \x01(\v2\x1a.pairdb.node.v1.DiskHealthR\x04disk\x124\n" +
+	"\x06memory\x18\b \x01(\v2\x1c.pairdb.node.v1.MemoryHealthR\x06memory\x12\x1d\n" +
+	"\n" +
+	"open_files\x18\t \x01(\x03R\topenFiles\x12(\n" +
+	"\x10open_files_limit\x18\n" +
+	" \x01(\x03R\x0eopenFilesLimit\x12\x1d\n" +
+	"\n" +
+	"stalled_ms\x18\v \x01(\x03R\tstalledMs\x12\x1e\n" +
+	"\n" +
+	"compactors\x18\f \x01(\x05R\n" +
+	"compactors\x127\n" +
+	"\bsidecars\x18\r \x03(\v2\x1b.pairdb.node.v1.SidecarSeenR\bsidecars\x12#\n" +
+	"\routbox_length\x18\x0e \x01(\x03R\foutboxLength\"\x85\x01\n" +
+	"\n" +
+	"DiskHealth\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12\x1f\n" +
+	"\vtotal_bytes\x18\x02 \x01(\x03R\n" +
+	"totalBytes\x12\x1d\n" +
+	"\n" +
+	"free_bytes\x18\x03 \x01(\x03R\tfreeBytes\x12!\n" +
+	"\fused_percent\x18\x04 \x01(\x01R\vusedPercent\"d\n" +
+	"\fMemoryHealth\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18\x02 \x01(\x03R\tusedBytes\x12\x1f\n" +
+	"\vlimit_bytes\x18\x03 \x01(\x03R\n" +
+	"limitBytes\"J\n" +
+	"\vSidecarSeen\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12'\n" +
+	"\x10last_seen_ms_ago\x18\x02 \x01(\x03R\rlastSeenMsAgo\"z\n" +
+	"\rReportRequest\x124\n" +
+	"\averdict\x18\x01 \x01(\v2\x1a.pairdb.cluster.v1.VerdictR\averdict\x123\n" +
+	"\amembers\x18\x02 \x03(\v2\x19.pairdb.cluster.v1.MemberR\amembers\"T\n" +
+	"\x0eReportResponse\x12B\n" +
+	"\fdeclarations\x18\x01 \x03(\v2\x1e.pairdb.cluster.v1.DeclarationR\fdeclarations\"d\n" +
+	"\vEmitRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x17\n" +
+	"\atime_ms\x18\x03 \x01(\x03R\x06timeMs\x12\x18\n" +
+	"\apayload\x18\x04 \x01(\fR\apayload\"\x0e\n" +
+	"\fEmitResponse2\xb1\x02\n" +
 	"\vNodeService\x12M\n" +
-	"\bIdentity\x12\x1f.pairdb.node.v1.IdentityRequest\x1a .pairdb.node.v1.IdentityResponseB6Z4github.com/pairdb/pairdb/proto/pairdb/node/v1;nodev1b\x06proto3"
+	"\bIdentity\x12\x1f.pairdb.node.v1.IdentityRequest\x1a .pairdb.node.v1.IdentityResponse\x12G\n" +
+	"\x06Health\x12\x1d.pairdb.node.v1.HealthRequest\x1a\x1e.pairdb.node.v1.HealthResponse\x12G\n" +
+	"\x06Report\x12\x1d.pairdb.node.v1.ReportRequest\x1a\x1e.pairdb.node.v1.ReportResponse\x12A\n" +
+	"\x04Emit\x12\x1b.pairdb.node.v1.EmitRequest\x1a\x1c.pairdb.node.v1.EmitResponseB6Z4github.com/pairdb/pairdb/proto/pairdb/node/v1;nodev1b\x06proto3"
 
 var (
 	file_pairdb_node_v1_node_proto_rawDescOnce sync.Once
@@ -158,19 +867,49 @@ func file_pairdb_node_v1_node_proto_rawDescGZIP() []byte {
 	return file_pairdb_node_v1_node_proto_rawDescData
 }
 
-var file_pairdb_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_pairdb_node_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_pairdb_node_v1_node_proto_goTypes = []any{
 	(*IdentityRequest)(nil),  // 0: pairdb.node.v1.IdentityRequest
 	(*IdentityResponse)(nil), // 1: pairdb.node.v1.IdentityResponse
+	(*HealthRequest)(nil),    // 2: pairdb.node.v1.HealthRequest
+	(*HealthResponse)(nil),   // 3: pairdb.node.v1.HealthResponse
+	(*DiskHealth)(nil),       // 4: pairdb.node.v1.DiskHealth
+	(*MemoryHealth)(nil),     // 5: pairdb.node.v1.MemoryHealth
+	(*SidecarSeen)(nil),      // 6: pairdb.node.v1.SidecarSeen
+	(*ReportRequest)(nil),    // 7: pairdb.node.v1.ReportRequest
+	(*ReportResponse)(nil),   // 8: pairdb.node.v1.ReportResponse
+	(*EmitRequest)(nil),      // 9: pairdb.node.v1.EmitRequest
+	(*EmitResponse)(nil),     // 10: pairdb.node.v1.EmitResponse
+	(v1.MemberState)(0),      // 11: pairdb.cluster.v1.MemberState
+	(*v1.Reason)(nil),        // 12: pairdb.cluster.v1.Reason
+	(*v1.Verdict)(nil),       // 13: pairdb.cluster.v1.Verdict
+	(*v1.Member)(nil),        // 14: pairdb.cluster.v1.Member
+	(*v1.Declaration)(nil),   // 15: pairdb.cluster.v1.Declaration
 }
 var file_pairdb_node_v1_node_proto_depIdxs = []int32{
-	0, // 0: pairdb.node.v1.NodeService.Identity:input_type -> pairdb.node.v1.IdentityRequest
-	1, // 1: pairdb.node.v1.NodeService.Identity:output_type -> pairdb.node.v1.IdentityResponse
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
-	0, // [0:0] is the sub-list for extension type_name
-	0, // [0:0] is the sub-list for extension extendee
-	0, // [0:0] is the sub-list for field type_name
+	11, // 0: pairdb.node.v1.IdentityResponse.wanted_state:type_name -> pairdb.cluster.v1.MemberState
+	12, // 1: pairdb.node.v1.HealthResponse.not_live:type_name -> pairdb.cluster.v1.Reason
+	12, // 2: pairdb.node.v1.HealthResponse.not_ready:type_name -> pairdb.cluster.v1.Reason
+	12, // 3: pairdb.node.v1.HealthResponse.degraded:type_name -> pairdb.cluster.v1.Reason
+	4,  // 4: pairdb.node.v1.HealthResponse.disk:type_name -> pairdb.node.v1.DiskHealth
+	5,  // 5: pairdb.node.v1.HealthResponse.memory:type_name -> pairdb.node.v1.MemoryHealth
+	6,  // 6: pairdb.node.v1.HealthResponse.sidecars:type_name -> pairdb.node.v1.SidecarSeen
+	13, // 7: pairdb.node.v1.ReportRequest.verdict:type_name -> pairdb.cluster.v1.Verdict
+	14, // 8: pairdb.node.v1.ReportRequest.members:type_name -> pairdb.cluster.v1.Member
+	15, // 9: pairdb.node.v1.ReportResponse.declarations:type_name -> pairdb.cluster.v1.Declaration
+	0,  // 10: pairdb.node.v1.NodeService.Identity:input_type -> pairdb.node.v1.IdentityRequest
+	2,  // 11: pairdb.node.v1.NodeService.Health:input_type -> pairdb.node.v1.HealthRequest
+	7,  // 12: pairdb.node.v1.NodeService.Report:input_type -> pairdb.node.v1.ReportRequest
+	9,  // 13: pairdb.node.v1.NodeService.Emit:input_type -> pairdb.node.v1.EmitRequest
+	1,  // 14: pairdb.node.v1.NodeService.Identity:output_type -> pairdb.node.v1.IdentityResponse
+	3,  // 15: pairdb.node.v1.NodeService.Health:output_type -> pairdb.node.v1.HealthResponse
+	8,  // 16: pairdb.node.v1.NodeService.Report:output_type -> pairdb.node.v1.ReportResponse
+	10, // 17: pairdb.node.v1.NodeService.Emit:output_type -> pairdb.node.v1.EmitResponse
+	14, // [14:18] is the sub-list for method output_type
+	10, // [10:14] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_pairdb_node_v1_node_proto_init() }
@@ -184,7 +923,7 @@ func file_pairdb_node_v1_node_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pairdb_node_v1_node_proto_rawDesc), len(file_pairdb_node_v1_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

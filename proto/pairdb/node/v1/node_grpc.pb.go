@@ -4,7 +4,7 @@
 // - protoc             v3.21.12
 // source: pairdb/node/v1/node.proto
 
-// What a storage node tells its sidecars over the pod's socket.
+// What a storage node and its sidecars tell each other over the pod's socket.
 
 package nodev1
 
@@ -22,16 +22,28 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	NodeService_Identity_FullMethodName = "/pairdb.node.v1.NodeService/Identity"
+	NodeService_Health_FullMethodName   = "/pairdb.node.v1.NodeService/Health"
+	NodeService_Report_FullMethodName   = "/pairdb.node.v1.NodeService/Report"
+	NodeService_Emit_FullMethodName     = "/pairdb.node.v1.NodeService/Emit"
 )
 
 // NodeServiceClient is the client API for NodeService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// NodeService is how a sidecar learns whose sidecar it is.
+// NodeService is how a sidecar learns whose sidecar it is, how the node is, and how it tells the
+// node what it has found out.
 type NodeServiceClient interface {
 	// Identity names the node; a sidecar asks for it each time it connects.
 	Identity(ctx context.Context, in *IdentityRequest, opts ...grpc.CallOption) (*IdentityResponse, error)
+	// Health is how the node is, as far as it knows by itself. It answers in every phase.
+	Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthResponse, error)
+	// Report gives the node the view of its health-agent. The node joins the declarations with those it
+	// has, keeps them durably, serves the view to clients and operators, and answers with the result.
+	Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error)
+	// Emit hands an event of a sidecar to the node, which publishes the events of the pod in one order.
+	// The same id again changes nothing.
+	Emit(ctx context.Context, in *EmitRequest, opts ...grpc.CallOption) (*EmitResponse, error)
 }
 
 type nodeServiceClient struct {
@@ -52,14 +64,53 @@ func (c *nodeServiceClient) Identity(ctx context.Context, in *IdentityRequest, o
 	return out, nil
 }
 
+func (c *nodeServiceClient) Health(ctx context.Context, in *HealthRequest, opts ...grpc.CallOption) (*HealthResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(HealthResponse)
+	err := c.cc.Invoke(ctx, NodeService_Health_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) Report(ctx context.Context, in *ReportRequest, opts ...grpc.CallOption) (*ReportResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ReportResponse)
+	err := c.cc.Invoke(ctx, NodeService_Report_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *nodeServiceClient) Emit(ctx context.Context, in *EmitRequest, opts ...grpc.CallOption) (*EmitResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(EmitResponse)
+	err := c.cc.Invoke(ctx, NodeService_Emit_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // NodeServiceServer is the server API for NodeService service.
 // All implementations must embed UnimplementedNodeServiceServer
 // for forward compatibility.
 //
-// NodeService is how a sidecar learns whose sidecar it is.
+// NodeService is how a sidecar learns whose sidecar it is, how the node is, and how it tells the
+// node what it has found out.
 type NodeServiceServer interface {
 	// Identity names the node; a sidecar asks for it each time it connects.
 	Identity(context.Context, *IdentityRequest) (*IdentityResponse, error)
+	// Health is how the node is, as far as it knows by itself. It answers in every phase.
+	Health(context.Context, *HealthRequest) (*HealthResponse, error)
+	// Report gives the node the view of its health-agent. The node joins the declarations with those it
+	// has, keeps them durably, serves the view to clients and operators, and answers with the result.
+	Report(context.Context, *ReportRequest) (*ReportResponse, error)
+	// Emit hands an event of a sidecar to the node, which publishes the events of the pod in one order.
+	// The same id again changes nothing.
+	Emit(context.Context, *EmitRequest) (*EmitResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }
 
@@ -72,6 +123,15 @@ type UnimplementedNodeServiceServer struct{}
 
 func (UnimplementedNodeServiceServer) Identity(context.Context, *IdentityRequest) (*IdentityResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Identity not implemented")
+}
+func (UnimplementedNodeServiceServer) Health(context.Context, *HealthRequest) (*HealthResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Health not implemented")
+}
+func (UnimplementedNodeServiceServer) Report(context.Context, *ReportRequest) (*ReportResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Report not implemented")
+}
+func (UnimplementedNodeServiceServer) Emit(context.Context, *EmitRequest) (*EmitResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Emit not implemented")
 }
 func (UnimplementedNodeServiceServer) mustEmbedUnimplementedNodeServiceServer() {}
 func (UnimplementedNodeServiceServer) testEmbeddedByValue()                     {}
@@ -112,6 +172,60 @@ func _NodeService_Identity_Handler(srv interface{}, ctx context.Context, dec fun
 	return interceptor(ctx, in, info, handler)
 }
 
+func _NodeService_Health_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(HealthRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).Health(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_Health_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).Health(ctx, req.(*HealthRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_Report_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ReportRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).Report(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_Report_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).Report(ctx, req.(*ReportRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _NodeService_Emit_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(EmitRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(NodeServiceServer).Emit(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: NodeService_Emit_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(NodeServiceServer).Emit(ctx, req.(*EmitRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // NodeService_ServiceDesc is the grpc.ServiceDesc for NodeService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -122,6 +236,18 @@ var NodeService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Identity",
 			Handler:    _NodeService_Identity_Handler,
+		},
+		{
+			MethodName: "Health",
+			Handler:    _NodeService_Health_Handler,
+		},
+		{
+			MethodName: "Report",
+			Handler:    _NodeService_Report_Handler,
+		},
+		{
+			MethodName: "Emit",
+			Handler:    _NodeService_Emit_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
