@@ -3,11 +3,13 @@ package client
 import (
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"fmt"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 
@@ -33,8 +35,10 @@ type Options struct {
 	// does no harm, and a stream goes on without progress; default 5 s, negative for no repeats. The
 	// context's deadline counts as well.
 	RetryFor time.Duration
-	// DialOptions are added to the client's own: transport credentials (default: none, plaintext),
-	// interceptors, the handler of a tracer.
+	// TLS encrypts the connection, checks the node and shows it who the client is; nil: plaintext.
+	// TLSFromFiles makes one. Other credentials can be among DialOptions instead.
+	TLS *tls.Config
+	// DialOptions are added to the client's own: interceptors, the handler of a tracer.
 	DialOptions []grpc.DialOption
 }
 
@@ -60,8 +64,12 @@ func New(addr string, o Options) (*Client, error) {
 	if o.RetryFor == 0 {
 		o.RetryFor = 5 * time.Second
 	}
+	transport := insecure.NewCredentials()
+	if o.TLS != nil {
+		transport = credentials.NewTLS(o.TLS)
+	}
 	dial := []grpc.DialOption{
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithTransportCredentials(transport),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(MaxMessageBytes), grpc.MaxCallSendMsgSize(MaxMessageBytes)),
 		// A node that comes back is found within 3 s; the default of gRPC grows to two minutes.
 		grpc.WithConnectParams(grpc.ConnectParams{

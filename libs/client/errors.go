@@ -31,6 +31,9 @@ const (
 	ReasonIdempotencyKeyReused = "IDEMPOTENCY_KEY_REUSED"
 	// ReasonResponseTooLarge: the answer of a batch of reads is full.
 	ReasonResponseTooLarge = "RESPONSE_TOO_LARGE"
+	// ReasonNotOwner: the key was handed over to another node, which Owner names. The client knows one node
+	// and asks no other.
+	ReasonNotOwner = "NOT_OWNER"
 	// ReasonOptions is the client's own: options of a call contradict each other. Nothing was sent.
 	ReasonOptions = "INVALID_ARGUMENT_OPTIONS"
 )
@@ -168,6 +171,23 @@ func MustRescan(err error) bool {
 	return r == ReasonSequenceTooOld || r == ReasonSequenceAhead
 }
 
+// Owner returns the node that has the key, if err says that the node that was asked has handed it over
+// (ReasonNotOwner): its id, and where it serves clients, host:port. They are empty where that is not
+// known: items of a batch or a pipeline have no more than the reason.
+func Owner(err error) (nodeID, addr string, ok bool) {
+	if err == nil {
+		return "", "", false
+	}
+	e := asError(err)
+	if e.Reason != ReasonNotOwner {
+		return "", "", false
+	}
+	return e.Metadata["owner_node_id"], e.Metadata["owner_addr"], true
+}
+
+// refusedBefore are the reasons of a node that is there and takes nothing for now.
+var refusedBefore = []string{"RECOVERING", "RANGE_MOVING", "NODE_DRAINING"}
+
 func (e *Error) retryable() bool {
 	return e.Code == codes.Unavailable || e.Code == codes.ResourceExhausted && e.RetryAfter > 0
 }
@@ -177,7 +197,7 @@ func (e *Error) retryable() bool {
 func (e *Error) leavesOpen() bool {
 	switch e.Code {
 	case codes.Unavailable:
-		return e.domain != errorDomain || e.Reason != "RECOVERING"
+		return e.domain != errorDomain || !slices.Contains(refusedBefore, e.Reason)
 	case codes.Canceled, codes.DeadlineExceeded, codes.Unknown, codes.Internal, codes.Aborted:
 		return true
 	}

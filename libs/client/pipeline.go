@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
@@ -80,7 +81,8 @@ type Future[T any] struct {
 	err   error
 }
 
-// Wait returns the answer when it is there. When ctx ends first, the operation goes on.
+// Wait returns the answer when it is there. When ctx ends first, the operation goes on: a write may have been
+// applied then (MaybeApplied).
 func (f *Future[T]) Wait(ctx context.Context) (T, error) {
 	select {
 	case <-f.done: // the usual case: no look at the context
@@ -92,7 +94,9 @@ func (f *Future[T]) Wait(ctx context.Context) (T, error) {
 		return f.value, f.err
 	case <-ctx.Done():
 		var zero T
-		return zero, ctx.Err()
+		e := *asError(ctx.Err())
+		e.MaybeApplied = f.field == resultWrite
+		return zero, fmt.Errorf("%s %q: not waited for: %w", f.what, f.key, &e)
 	}
 }
 
@@ -109,12 +113,15 @@ func (f *Future[T]) lost(e Error) {
 	f.fail(&e)
 }
 
+// unreadable says that there was an answer and nobody knows which.
+func (f *Future[T]) unreadable(why string) { f.lost(Error{Code: codes.Internal, Message: why}) }
+
 func (f *Future[T]) answer(field protowire.Number, b []byte) {
 	switch field {
 	case f.field:
 		v, err := f.decode(b)
 		if err != nil {
-			f.fail(err)
+			f.unreadable(err.Error())
 			return
 		}
 		f.value = v
@@ -122,12 +129,12 @@ func (f *Future[T]) answer(field protowire.Number, b []byte) {
 	case resultError:
 		var e storagev1.ItemError
 		if err := proto.Unmarshal(b, &e); err != nil {
-			f.fail(err)
+			f.unreadable(err.Error())
 			return
 		}
 		f.fail(itemError(-1, f.field == resultWrite, &e))
 	default:
-		f.fail(errors.New("the node answered another operation"))
+		f.unreadable("the node answered another operation")
 	}
 }
 

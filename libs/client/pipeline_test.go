@@ -233,6 +233,38 @@ func TestPipelineThatBreaksFailsWhatHasNoAnswer(t *testing.T) {
 	require.Equal(t, codes.Canceled, client.Code(p.Close()))
 }
 
+// Whoever is told that a write was not made writes something else in its place. A caller that no longer waits
+// for the answer, or can't read it, must be told that nobody knows.
+func TestPipelinedWriteThatIsGivenUpMayHaveBeenApplied(t *testing.T) {
+	silent, err := dial(t, &node{pipeline: func(s pipeStream) error { <-s.Context().Done(); return nil }}, client.Options{}).Pipeline(t.Context())
+	require.NoError(t, err)
+	late, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	for ctx, want := range map[context.Context]error{canceled(): context.Canceled, late: context.DeadlineExceeded} {
+		_, err = silent.Put("k", nil).Wait(ctx)
+		require.ErrorIs(t, err, want)
+		require.True(t, client.MaybeApplied(err), "%v", err)
+		_, err = silent.Delete("k").Wait(ctx)
+		require.True(t, client.MaybeApplied(err), "%v", err)
+		_, err = silent.Get("k").Wait(ctx)
+		require.ErrorIs(t, err, want)
+		require.False(t, client.MaybeApplied(err), "a read applies nothing: %v", err)
+	}
+	p := open(t, func(s pipeStream) error {
+		r, err := s.Recv()
+		if err != nil {
+			return err
+		}
+		tag := r.GetOps()[0].GetTag()
+		_ = s.Send(&storagev1.PipelineResponse{Results: []*storagev1.PipelineResult{{Tag: tag, Result: &storagev1.PipelineResult_Read{Read: &storagev1.ReadResponse{}}}}})
+		<-s.Context().Done()
+		return nil
+	})
+	_, err = p.Put("k", nil).Wait(t.Context())
+	require.ErrorContains(t, err, "another operation")
+	require.True(t, client.MaybeApplied(err), "%v", err)
+}
+
 func canceled() context.Context {
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()

@@ -5,15 +5,18 @@ import (
 	"errors"
 	"net"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/pairdb/pairdb/libs/client"
 	datav1 "github.com/pairdb/pairdb/proto/pairdb/data/v1"
@@ -187,6 +190,9 @@ func TestErrorSaysWhetherTheWriteMayHaveBeenApplied(t *testing.T) {
 		{"refused", []error{busy}, nil, false},
 		{"invalid", []error{status.Error(codes.InvalidArgument, "bad")}, nil, false},
 		{"starting", []error{refusal(codes.Unavailable, "RECOVERING", "starting")}, nil, false},
+		{"the range moves", []error{refusal(codes.Unavailable, "RANGE_MOVING", "moving")}, nil, false},
+		{"flushed for a restart", []error{refusal(codes.Unavailable, "NODE_DRAINING", "draining")}, nil, false},
+		{"lost, then the range moves", []error{lost, refusal(codes.Unavailable, "RANGE_MOVING", "moving")}, nil, true},
 		{"log failed", []error{refusal(codes.Unavailable, "LOG_WRITE", "disk")}, nil, true},
 		{"poisoned", []error{refusal(codes.Unavailable, "ENGINE_POISONED", "disk")}, nil, true},
 		{"a bug", []error{refusal(codes.Internal, "INTERNAL", "bug")}, nil, true},
@@ -215,6 +221,56 @@ func TestErrorSaysWhetherTheWriteMayHaveBeenApplied(t *testing.T) {
 	}
 }
 
+func TestCallsGoOnWhenARangeHasMoved(t *testing.T) {
+	// A hand-over takes less than a second: whoever gives up then loses a write that would be taken.
+	for _, reason := range []string{"RANGE_MOVING", "NODE_DRAINING"} {
+		s, err := status.New(codes.Unavailable, "moving").WithDetails(
+			&errdetails.ErrorInfo{Domain: "pairdb", Reason: reason}, &errdetails.RetryInfo{RetryDelay: durationpb.New(time.Millisecond)})
+		require.NoError(t, err)
+		calls := 0
+		n := &node{write: func(*storagev1.WriteRequest) (*storagev1.WriteResponse, error) {
+			if calls++; calls < 3 {
+				return nil, s.Err()
+			}
+			return &storagev1.WriteResponse{Outcome: storagev1.Outcome_OUTCOME_APPLIED}, nil
+		}}
+		c := dial(t, n, client.Options{})
+		_, err = c.Put(t.Context(), "k", nil)
+		require.NoError(t, err)
+		require.Equal(t, 3, calls)
+
+		stalled := &stalling{memoryNode: newMemoryNode(), left: 2, err: &storagev1.ItemError{Code: int32(codes.Unavailable), Reason: reason, Message: "moving", RetryAfterMs: 1}}
+		var b client.Batch
+		for i := range 20 {
+			b.Put(strconv.Itoa(i), []byte("v"))
+		}
+		require.NoError(t, dial(t, stalled, client.Options{}).Write(t.Context(), &b), "blind items were not applied either")
+		require.Equal(t, 20, stalled.writes)
+	}
+}
+
+func TestOwnerNamesWhoHasTheKeyNow(t *testing.T) {
+	// Whoever is sent away must learn where to.
+	s, err := status.New(codes.FailedPrecondition, "moved").WithDetails(&errdetails.ErrorInfo{
+		Domain: "pairdb", Reason: "NOT_OWNER", Metadata: map[string]string{"owner_node_id": "n2", "owner_addr": "10.0.0.2:8080"},
+	})
+	require.NoError(t, err)
+	calls := 0
+	n := &node{write: func(*storagev1.WriteRequest) (*storagev1.WriteResponse, error) { calls++; return nil, s.Err() }}
+	_, err = dial(t, n, client.Options{}).Put(t.Context(), "k", nil)
+	require.Equal(t, 1, calls, "the same node has it no more")
+	id, addr, ok := client.Owner(err)
+	require.True(t, ok)
+	require.Equal(t, "n2", id)
+	require.Equal(t, "10.0.0.2:8080", addr)
+	require.False(t, client.Retryable(err))
+	require.False(t, client.MaybeApplied(err))
+	for _, other := range []error{nil, overloaded(time.Second), context.Canceled} {
+		_, _, ok := client.Owner(other)
+		require.False(t, ok)
+	}
+}
+
 func TestCallsWaitForANodeThatRestarts(t *testing.T) {
 	// What never reached the node is safe to send again, batches too; and the client must notice at
 	// once that the node is back.
@@ -233,15 +289,17 @@ func TestCallsWaitForANodeThatRestarts(t *testing.T) {
 	require.Equal(t, codes.Unavailable, client.Code(err))
 	require.False(t, client.MaybeApplied(err), "it was never sent: %v", err)
 
+	l, err = net.Listen("tcp", addr)
+	require.NoError(t, err)
 	done := make(chan error, 1)
 	go func() {
 		var b client.Batch
 		b.Put("k", []byte("v"))
 		done <- c.Write(t.Context(), &b)
 	}()
-	time.Sleep(50 * time.Millisecond) // some tries fail; none is fine too
-	l, err = net.Listen("tcp", addr)
+	first, err := l.Accept() // a try, which fails
 	require.NoError(t, err)
+	require.NoError(t, first.Close())
 	s := grpc.NewServer()
 	storagev1.RegisterStorageServiceServer(s, n)
 	go func() { _ = s.Serve(l) }() // ends with Stop

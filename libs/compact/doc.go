@@ -25,6 +25,18 @@
 // range delete goes where it is bottommost and in the oldest stripe: all it covered is gone. So at the
 // bottom, without snapshots, only Sets are left.
 //
+// A job may carry cuts of hash ranges, sequences: then a record of a key that stands on the ring loses
+// nothing unless the newest entry that was folded into it is at or below the key's cut, because only up
+// to there every replica is known to have what this node has. A key without a cut keeps everything.
+//
+// # What a node does not own any more
+//
+// Job.Drop names hash ranges with sequences: entries of their keys that are not newer go, whatever they
+// hold, as if the node had never had them. The sequence is a border of stripes for these keys, so that
+// what stays is not joined with what goes. It needs a job below which nothing exists, and it goes from
+// the oldest version to the newest, as collection does: what a snapshot sees stays, and what is above
+// of it.
+//
 // Why nothing is resurrected: an entry that hides something (Set, Delete, range delete, tombstone)
 // is dropped only if what it hides is dropped with it in the same job (same stripe), or does not
 // exist (bottommost, nothing older kept).
@@ -33,5 +45,5 @@
 //
 // Outputs are disjoint: cut between engine keys, never between versions of one, and range deletes
 // are clipped at the cuts. Point entries are conserved: EntriesIn = EntriesOut + Shadowed + Joined +
-// Collected. Range deletes are not counted; they may be split and united.
+// Collected + Dropped. Range deletes are not counted; they may be split and united.
 package compact

@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/libs/ring"
 	"github.com/pairdb/pairdb/libs/sstable"
 )
 
@@ -55,6 +56,22 @@ func parseArg(t *testing.T, job *Job, arg datadriven.CmdArg) {
 			job.GCBefore = number(v)
 		case "gc-seconds":
 			job.GCBefore = number(v) * 1000 << 16
+		case "cuts", "drop":
+			cuts := &job.Drop
+			if arg.Key == "cuts" {
+				cuts, job.CutsInForce = &job.Cuts, true
+			}
+			key, seq, _ := strings.Cut(v, ":")
+			if key == "none" {
+				continue
+			}
+			c := HashCut{Seq: ikey.Seq(number(seq))}
+			if key != "all" {
+				token, ok := TokenOf([]byte(strings.ReplaceAll(key, "/", "\x00")))
+				require.True(t, ok)
+				c.Range = ring.HashRange{Start: token, End: token + 1}
+			}
+			*cuts = UniteCuts(append(*cuts, c))
 		case "target":
 			job.Table.TargetBytes = int64(number(v))
 		case "max-outputs":
@@ -81,12 +98,15 @@ func (w *world) run(t *testing.T, job Job) string {
 	}
 	fmt.Fprintf(&b, "in %d = out %d + shadowed %d + joined %d + collected %d\n",
 		stats.EntriesIn, stats.EntriesOut, stats.Shadowed, stats.Joined, stats.Collected)
+	if stats.Dropped+stats.DropLeft > 0 {
+		fmt.Fprintf(&b, "dropped %d, left %d of those\n", stats.Dropped, stats.DropLeft)
+	}
 	return b.String()
 }
 
 func bound(k ikey.Key) string {
 	if sstable.IsExclusive(k) {
-		return string(k.User) + " (exclusive)"
+		return shown(k.User) + " (exclusive)"
 	}
-	return fmt.Sprintf("%s#%d", k.User, k.Seq())
+	return fmt.Sprintf("%s#%d", shown(k.User), k.Seq())
 }

@@ -37,10 +37,14 @@ type group struct {
 	bottoms  int       // index of the first bottommost range that does not end before user
 	versions []version // one for each stripe with something to keep, newest first
 	stripe   int
-	open     bool // a stripe has begun
-	has      bool // the last of versions belongs to the stripe
-	done     bool // nothing older in the stripe counts
-	scratch  []byte
+	// dropTo is the key's cut in Job.Drop: a border of stripes of its own, so that what goes is never
+	// joined with what stays. 0 for none.
+	dropTo  ikey.Seq
+	old     bool // the stripe lies at or below dropTo
+	open    bool // a stripe has begun
+	has     bool // the last of versions belongs to the stripe
+	done    bool // nothing older in the stripe counts
+	scratch []byte
 }
 
 // begin starts the key user; keys ascend.
@@ -59,10 +63,16 @@ func (g *group) begin(user []byte) {
 	}
 	g.bottom = g.bottoms < len(bottom) && bytes.Compare(bottom[g.bottoms].Start, g.user) <= 0
 	g.versions = g.versions[:0]
-	g.open, g.has, g.done = false, false, false
+	g.open, g.has, g.done, g.old = false, false, false, false
+	g.dropTo = 0
+	if len(g.job.Drop) > 0 {
+		if token, ok := TokenOf(g.user); ok {
+			g.dropTo, _ = CutOf(g.job.Drop, token)
+		}
+	}
 }
 
-// cover returns the range delete over the key in the stripe; ok is false if there is none.
+// cover returns the newest range delete over the key in the stripe; ok is false if there is none.
 func (g *group) cover() (seq ikey.Seq, ok bool) {
 	for _, seq := range g.covers {
 		if stripe(g.job.Snapshots, seq) == g.stripe {
@@ -76,9 +86,9 @@ func (g *group) cover() (seq ikey.Seq, ok bool) {
 func (g *group) add(it iterator.Iterator) error {
 	t := it.Key().Trailer
 	g.stats.EntriesIn++
-	if s := stripe(g.job.Snapshots, t.Seq()); !g.open || s != g.stripe {
+	if s, old := stripe(g.job.Snapshots, t.Seq()), t.Seq() <= g.dropTo; !g.open || s != g.stripe || old != g.old {
 		g.endStripe()
-		g.open, g.stripe = true, s
+		g.open, g.stripe, g.old = true, s, old
 	}
 	if !g.done {
 		if seq, ok := g.cover(); ok && t.Seq() < seq {
@@ -109,7 +119,8 @@ func (g *group) add(it iterator.Iterator) error {
 	}
 	joined, err := causal.JoinEncoded(g.scratch[:0], newest.value, value)
 	if err != nil {
-		return fmt.Errorf("join %s with %s: %w", ikey.Key{User: g.user, Trailer: newest.trailer}, ikey.Key{User: g.user, Trailer: t}, err)
+		newer, older := ikey.Key{User: g.user, Trailer: newest.trailer}, ikey.Key{User: g.user, Trailer: t}
+		return fmt.Errorf("join %s with %s: %w", newer.Redacted(), older.Redacted(), err)
 	}
 	newest.value, g.scratch = joined, newest.value
 	newest.setKind(t.Kind())
@@ -150,8 +161,9 @@ func (g *group) keep(t ikey.Trailer, it iterator.Iterator) error {
 func (g *group) endStripe() {
 	if g.has {
 		v := &g.versions[len(g.versions)-1]
-		if _, covered := g.cover(); covered && v.trailer.Kind() == ikey.KindMerge {
-			v.setKind(ikey.KindSet) // every older entry is under the range delete
+		// Every older entry is under the range delete; above dropTo only if that is not between the two.
+		if seq, covered := g.cover(); covered && v.trailer.Kind() == ikey.KindMerge && (g.old || seq > g.dropTo) {
+			v.setKind(ikey.KindSet)
 		}
 	}
 	g.has, g.done = false, false
@@ -160,22 +172,51 @@ func (g *group) endStripe() {
 // finish returns the versions to write, newest first; they are valid until begin.
 func (g *group) finish() ([]version, error) {
 	g.endStripe()
-	if !g.bottom {
-		return g.versions, nil
-	}
 	for len(g.versions) > 0 {
-		v := &g.versions[len(g.versions)-1]
-		gone, err := g.settle(v)
-		if err != nil {
+		v := &g.versions[len(g.versions)-1] // nothing older is kept
+		switch gone, err := g.goes(v); {
+		case err != nil:
 			return nil, err
+		case !gone:
+			for i := range g.versions {
+				if g.versions[i].trailer.Seq() <= g.dropTo {
+					g.stats.DropLeft++
+				}
+			}
+			return g.versions, nil
 		}
-		if !gone {
-			break
-		}
-		g.stats.Collected++
 		g.versions = g.versions[:len(g.versions)-1]
 	}
-	return g.versions, nil
+	return nil, nil
+}
+
+// goes reports whether nothing is left of a version, and counts it then. It may change it.
+func (g *group) goes(v *version) (bool, error) {
+	if v.trailer.Seq() <= g.dropTo && v.stripe == len(g.job.Snapshots) {
+		g.stats.Dropped++
+		return true, nil
+	}
+	if !g.bottom {
+		return false, nil
+	}
+	gone, err := g.settle(v)
+	if gone {
+		g.stats.Collected++
+	}
+	return gone, err
+}
+
+// releases reports whether the key's cut lets a version go: its replicas have had it since.
+func (g *group) releases(v *version) bool {
+	if !g.job.CutsInForce {
+		return true
+	}
+	token, ok := TokenOf(g.user)
+	if !ok {
+		return true // a tenant of the node itself has no replicas
+	}
+	cut, ok := CutOf(g.job.Cuts, token)
+	return ok && v.trailer.Seq() <= cut
 }
 
 // settle changes a version below which nothing exists, and reports whether nothing is left of it.
@@ -190,12 +231,13 @@ func (g *group) settle(v *version) (gone bool, err error) {
 	if v.isStored || v.stripe < len(g.job.Snapshots) || g.job.GCBefore == 0 {
 		return false, nil
 	}
-	if at, ok := causal.Inspect(v.value); !ok || at >= g.job.GCBefore {
+	// The token is a hash over the key: it is computed only for what is old enough.
+	if at, ok := causal.Inspect(v.value); !ok || at >= g.job.GCBefore || !g.releases(v) {
 		return false, nil
 	}
 	rest, _, left, err := causal.CollectEncoded(g.scratch[:0], v.value, g.job.GCBefore)
 	if err != nil {
-		return false, fmt.Errorf("collect %s: %w", ikey.Key{User: g.user, Trailer: v.trailer}, err)
+		return false, fmt.Errorf("collect %s: %w", ikey.Key{User: g.user, Trailer: v.trailer}.Redacted(), err)
 	}
 	if !left {
 		return true, nil

@@ -174,10 +174,14 @@ func formatRecord(b []byte) string {
 	return strings.Join(parts, "|")
 }
 
-// parseEntry reads "a#30 SET n1:3=foo", "a#20 DEL" or "b-d#20" (a range delete).
+// shown prints an engine key as parseEntry reads it.
+func shown(user []byte) string { return strings.ReplaceAll(string(user), "\x00", "/") }
+
+// parseEntry reads "a#30 SET n1:3=foo", "a#20 DEL" or "b-d#20" (a range delete). A slash in a key is the
+// separator of tenant and key.
 func parseEntry(line string) entry {
 	fields := strings.Fields(line)
-	key, seqText, _ := strings.Cut(fields[0], "#")
+	key, seqText, _ := strings.Cut(strings.ReplaceAll(fields[0], "/", "\x00"), "#")
 	seq, err := strconv.ParseUint(seqText, 10, 56)
 	if err != nil {
 		panic(line)
@@ -198,15 +202,15 @@ func parseEntry(line string) entry {
 
 func (e entry) String() string {
 	if e.end != "" {
-		return fmt.Sprintf("%s-%s#%d", e.k.User, e.end, e.k.Seq())
+		return fmt.Sprintf("%s-%s#%d", shown(e.k.User), shown([]byte(e.end)), e.k.Seq())
 	}
 	switch e.k.Kind() {
 	case ikey.KindDelete:
-		return fmt.Sprintf("%s#%d DEL", e.k.User, e.k.Seq())
+		return fmt.Sprintf("%s#%d DEL", shown(e.k.User), e.k.Seq())
 	case ikey.KindSet:
-		return fmt.Sprintf("%s#%d SET %s", e.k.User, e.k.Seq(), formatRecord(e.value))
+		return fmt.Sprintf("%s#%d SET %s", shown(e.k.User), e.k.Seq(), formatRecord(e.value))
 	}
-	return fmt.Sprintf("%s#%d MERGE %s", e.k.User, e.k.Seq(), formatRecord(e.value))
+	return fmt.Sprintf("%s#%d MERGE %s", shown(e.k.User), e.k.Seq(), formatRecord(e.value))
 }
 
 func parseTables(text string) []table {

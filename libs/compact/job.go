@@ -33,6 +33,15 @@ type Job struct {
 	// and values that expired before it, may be collected. 0 collects nothing. It is the only time
 	// that a worker knows.
 	GCBefore uint64
+	// CutsInForce says that an entry of a key that stands on the ring is collected only if, besides, it
+	// is not newer than its key's cut in Cuts: what its replicas have, they have up to there. A key
+	// without a cut keeps all it has.
+	CutsInForce bool
+	Cuts        []HashCut
+	// Drop removes entries whose key's cut in it is not older than they are, whatever they hold: the
+	// node does not own these keys any more. Only a job at the last level may have it, where nothing
+	// older is outside of the job. At least one snapshot sees what stays in spite of it.
+	Drop []HashCut
 	// Bottommost are the ranges in which nothing older exists outside of the job; disjoint,
 	// ascending.
 	Bottommost []Range
@@ -76,7 +85,7 @@ type Output struct {
 	sstable.Meta
 }
 
-// Stats account for every entry: EntriesIn = EntriesOut + Shadowed + Joined + Collected.
+// Stats account for every entry: EntriesIn = EntriesOut + Shadowed + Joined + Collected + Dropped.
 type Stats struct {
 	EntriesIn, EntriesOut uint64
 	// Shadowed entries were dropped under a newer Set, Delete or range delete of their stripe.
@@ -84,8 +93,16 @@ type Stats struct {
 	// Joined are the fragments that went into another entry.
 	Joined uint64
 	// Collected are the records and deletes that were dropped at the bottom.
-	Collected               uint64
+	Collected uint64
+	// Dropped entries went by Job.Drop; DropLeft are those that a snapshot still needed, which are
+	// among EntriesOut.
+	Dropped, DropLeft       uint64
 	BytesRead, BytesWritten uint64
+}
+
+// Accounted returns what became of entries, all together: EntriesIn, if nothing appeared or vanished.
+func (s Stats) Accounted() uint64 {
+	return s.EntriesOut + s.Shadowed + s.Joined + s.Collected + s.Dropped
 }
 
 // CorruptInput is a damaged input.

@@ -148,7 +148,8 @@ func TestMergeChangesNoReading(t *testing.T) {
 		require.NoError(t, err)
 		require.Empty(t, corrupt)
 		require.Equal(t, in, stats.EntriesIn)
-		require.Equal(t, stats.EntriesIn, stats.EntriesOut+stats.Shadowed+stats.Joined+stats.Collected)
+		require.Equal(t, stats.EntriesIn, stats.Accounted())
+		require.Zero(t, stats.Dropped+stats.DropLeft)
 		require.LessOrEqual(t, len(outs), job.MaxOutputs)
 
 		var after []table

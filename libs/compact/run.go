@@ -95,9 +95,15 @@ func check(job Job) error {
 	if !slices.IsSorted(job.Snapshots) {
 		return invalid("snapshots do not ascend")
 	}
+	if err := CheckCuts(job.Cuts); err != nil {
+		return invalid("cuts: %v", err)
+	}
+	if err := CheckCuts(job.Drop); err != nil {
+		return invalid("drops: %v", err)
+	}
 	for i, b := range job.Bottommost {
 		if len(b.End) > 0 && bytes.Compare(b.Start, b.End) >= 0 {
-			return invalid("bottommost range [%q, %q) is empty", b.Start, b.End)
+			return invalid("bottommost range [%s, %s) is empty", ikey.Hash(b.Start), ikey.Hash(b.End))
 		}
 		if i > 0 && (len(job.Bottommost[i-1].End) == 0 || bytes.Compare(job.Bottommost[i-1].End, b.Start) > 0) {
 			return invalid("bottommost ranges are not ascending and disjoint")
@@ -191,7 +197,7 @@ func (r *run) merge() (err error) {
 		return err
 	}
 	s := r.stats
-	if s.EntriesIn != s.EntriesOut+s.Shadowed+s.Joined+s.Collected {
+	if s.EntriesIn != s.Accounted() {
 		return fmt.Errorf("accounts do not balance: %+v", s) // a bug: better no output than a wrong one
 	}
 	return nil

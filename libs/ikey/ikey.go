@@ -16,7 +16,9 @@ package ikey
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 )
@@ -132,6 +134,30 @@ func (k Key) String() string {
 	return fmt.Sprintf("%q#%d,%s", k.User, k.Seq(), k.Kind())
 }
 
+// Redacted prints the key for logs and for errors, which may get there: like String, but with the hash of
+// the key instead of the key.
+func (k Key) Redacted() string {
+	return fmt.Sprintf("%s#%d,%s", Hash(k.User), k.Seq(), k.Kind())
+}
+
+// hashDigits of a SHA-256 tell a million keys apart with a probability of 1 to 10⁷ that two share them.
+const hashDigits = 16
+
+// KeyHash returns how logs, errors and lists name the key of a tenant without showing it: the first 16
+// hexadecimal digits of its SHA-256.
+func KeyHash(key string) string {
+	sum := sha256.Sum256([]byte(key))
+	return hex.EncodeToString(sum[:hashDigits/2])
+}
+
+// Hash is KeyHash for the user key in an engine key. What is no engine key is hashed as a whole.
+func Hash(user []byte) string {
+	if _, key, err := SplitEngineKey(user); err == nil {
+		user = key
+	}
+	return KeyHash(string(user))
+}
+
 // ErrMalformed says that bytes are not an encoded key, or a pair not an engine key.
 var ErrMalformed = errors.New("malformed key")
 
@@ -159,7 +185,7 @@ func AppendEngineKey(dst []byte, tenant, key string) []byte {
 func SplitEngineKey(user []byte) (tenant, key []byte, err error) {
 	i := bytes.IndexByte(user, Separator)
 	if i < 0 {
-		return nil, nil, fmt.Errorf("%w: engine key %q has no separator", ErrMalformed, user)
+		return nil, nil, fmt.Errorf("%w: an engine key of %d bytes has no separator", ErrMalformed, len(user))
 	}
 	return user[:i:i], user[i+1:], nil
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -30,6 +31,7 @@ const (
 // Process is a program that is started again when it dies, as a kubelet would.
 type Process struct {
 	path, label string
+	prefix      func() []string // in front of the path; nil: nothing
 	env         []string
 	log         *prefixer
 	fatal       func(error)
@@ -39,7 +41,12 @@ type Process struct {
 	stopping chan struct{} // guarded by mu; closed by Stop
 	stopped  chan struct{} // guarded by mu; closed when the supervisor has ended
 	restarts int           // guarded by mu
+	broken   error         // guarded by mu; why the supervisor has ended by itself
 }
+
+// SetEnv adds to the environment of the program, as KEY=value, from its next start on; what is there
+// already gets the new value. It is called while the process is stopped.
+func (p *Process) SetEnv(env ...string) { p.env = append(p.env, env...) }
 
 // Start starts the program and keeps it running until Stop.
 func (p *Process) Start() error {
@@ -52,14 +59,18 @@ func (p *Process) Start() error {
 	if err != nil {
 		return err
 	}
-	p.cmd = cmd
+	p.cmd, p.broken = cmd, nil
 	p.stopping, p.stopped = make(chan struct{}), make(chan struct{})
 	go p.supervise(cmd, p.stopping, p.stopped)
 	return nil
 }
 
 func (p *Process) spawn() (*exec.Cmd, error) {
-	cmd := exec.Command(p.path)
+	command := []string{p.path}
+	if p.prefix != nil {
+		command = append(slices.Clone(p.prefix()), p.path)
+	}
+	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Env = append(cleanEnviron(), p.env...)
 	out := p.log.Writer(p.label)
 	cmd.Stdout, cmd.Stderr = out, out
@@ -86,7 +97,7 @@ func (p *Process) supervise(cmd *exec.Cmd, stopping, stopped chan struct{}) {
 		default:
 		}
 		if code := cmd.ProcessState.ExitCode(); code >= firstFatalExit && code <= lastFatalExit {
-			p.fatal(fmt.Errorf("%s ended with exit code %d and would again: see its last lines", p.label, code))
+			p.fail(fmt.Errorf("%s ended with exit code %d and would again: see its last lines", p.label, code))
 			return
 		}
 		p.log.Event(p.label, fmt.Sprintf("ended (%v), starting it again", exitReason(err)))
@@ -100,13 +111,29 @@ func (p *Process) supervise(cmd *exec.Cmd, stopping, stopped chan struct{}) {
 		}
 		pause = min(2*pause, lastRestart)
 		if cmd, err = p.respawn(stopping); err != nil {
-			p.fatal(err)
+			p.fail(err)
 			return
 		}
 		if cmd == nil {
 			return
 		}
 	}
+}
+
+// fail remembers why the program is not started again, and says so.
+func (p *Process) fail(err error) {
+	p.mu.Lock()
+	p.broken = err
+	p.mu.Unlock()
+	p.fatal(err)
+}
+
+// Broken returns why the program has ended and is not started again; nil before that, and from the next Start
+// on.
+func (p *Process) Broken() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.broken
 }
 
 func exitReason(err error) string {
@@ -140,6 +167,13 @@ func (p *Process) setCmd(cmd *exec.Cmd) {
 	p.cmd = cmd
 }
 
+// started reports whether the program is kept running.
+func (p *Process) started() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stopped != nil
+}
+
 // Signal sends a signal to the running process; an error says that there is none.
 func (p *Process) Signal(sig os.Signal) error {
 	p.mu.Lock()
@@ -148,6 +182,16 @@ func (p *Process) Signal(sig os.Signal) error {
 		return errors.New("not running")
 	}
 	return p.cmd.Process.Signal(sig)
+}
+
+// PID returns the id of the running process; 0 says that there is none. It may end at any moment.
+func (p *Process) PID() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return 0
+	}
+	return p.cmd.Process.Pid
 }
 
 // Kill ends the process at once, as a power cut of the process would; it is started again.
@@ -161,7 +205,14 @@ func (p *Process) Restarts() int {
 }
 
 // Stop asks the process to end, waits for it, and kills it after 30 s. Start starts it again.
-func (p *Process) Stop() {
+func (p *Process) Stop() { p.end(syscall.SIGTERM) }
+
+// Halt ends the process at once, as a power cut of its machine would, and waits for it. Unlike after
+// Kill, nobody starts it again but Start.
+func (p *Process) Halt() { p.end(syscall.SIGKILL) }
+
+// end sends a signal and waits until the supervisor has ended too.
+func (p *Process) end(sig syscall.Signal) {
 	p.mu.Lock()
 	if p.stopped == nil {
 		p.mu.Unlock()
@@ -170,7 +221,7 @@ func (p *Process) Stop() {
 	close(p.stopping)
 	stopped := p.stopped
 	if p.cmd != nil {
-		_ = p.cmd.Process.Signal(syscall.SIGTERM) // it may have ended just now
+		_ = p.cmd.Process.Signal(sig) // it may have ended just now
 	}
 	p.mu.Unlock()
 	select {

@@ -1,5 +1,5 @@
-// Package ring is where keys stand on the hash ring, and which part of the ring a range is. It
-// never knows which node owns what.
+// Package ring is where keys stand on the hash ring, and which nodes keep them by the members that are
+// declared. It never knows who is alive, nor what a node really holds.
 package ring
 
 import (

@@ -22,6 +22,11 @@
 // by accident. Every binary knows the keys of all binaries (Keys), so a PAIRDB_ key that nobody
 // knows is refused, with the nearest name.
 //
+// # Tracing
+//
+// A Program that names an OpenTracing exports spans if the environment asks for it: Runtime.Tracing. What
+// exports is in package tracing, which this one does not know.
+//
 // # Shutdown
 //
 // A Group runs stages and stops them in the order in which they were added, each within its own

@@ -115,12 +115,14 @@ func get(t *testing.T, url string) (int, map[string]any, string) {
 // Probes act on the status code: a process that recovers is alive and not ready.
 func TestOpsServerAnswersByState(t *testing.T) {
 	progress := 0.25
-	var notReady, notLive, degraded []service.Reason
+	var notReady, notLive, notStarted, degraded []service.Reason
 	ops, err := service.OpenOps(service.OpsOptions{
 		Addr: "127.0.0.1:0", Registry: service.NewRegistry("demo"), Log: quiet,
 		NotReady: func() []service.Reason { return notReady },
 		NotLive:  func() []service.Reason { return notLive },
 		Degraded: func() []service.Reason { return degraded },
+
+		NotStarted: func() []service.Reason { return notStarted },
 	})
 	require.NoError(t, err)
 	base := "http://" + ops.Addr()
@@ -149,7 +151,13 @@ func TestOpsServerAnswersByState(t *testing.T) {
 			}
 		}
 	}
-	code, _, text := get(t, base+"/metrics")
+	code, _, _ := get(t, base+"/health/startup")
+	require.Equal(t, 200, code)
+	notStarted = []service.Reason{{Name: "recovering"}}
+	code, _, text := get(t, base+"/health/startup")
+	require.Equal(t, 503, code)
+	require.Contains(t, text, "not started")
+	code, _, text = get(t, base+"/metrics")
 	require.Equal(t, 200, code)
 	require.Contains(t, text, `pairdb_build_info{binary="demo"`)
 	require.Contains(t, text, "go_goroutines")

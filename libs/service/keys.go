@@ -19,33 +19,61 @@ var Keys = []string{
 	"PAIRDB_BLOCK_BYTES",                 // storage-node
 	"PAIRDB_BLOCK_CACHE_BYTES",           // storage-node
 	"PAIRDB_CLUSTER_ID",                  // storage-node
+	"PAIRDB_COMPACTION_AUDIT_PERCENT",    // storage-node
 	"PAIRDB_COMPACTION_BYTES_PER_SECOND", // storage-node
 	"PAIRDB_COMPACTION_LOCAL",            // storage-node
 	"PAIRDB_COMPACTOR_OPS_ADDR",          // compactor
 	"PAIRDB_COMPACTOR_SLOTS",             // compactor
 	"PAIRDB_COORDINATOR_ADDR",            // storage-node
-	"PAIRDB_DATA_DIR",                    // storage-node, compactor
+	"PAIRDB_DATA_DIR",                    // storage-node, compactor, health-agent
+	"PAIRDB_DISK_FULL_PERCENT",           // storage-node
 	"PAIRDB_DISK_RESERVE_BYTES",          // storage-node
+	"PAIRDB_DISK_THROTTLED_PERCENT",      // storage-node
+	"PAIRDB_DISK_WARNING_PERCENT",        // storage-node
 	"PAIRDB_FILTER_BITS_PER_KEY",         // storage-node
+	"PAIRDB_GC",                          // storage-node
 	"PAIRDB_GC_GRACE",                    // storage-node
+	"PAIRDB_GOSSIP_ADDR",                 // health-agent
+	"PAIRDB_GOSSIP_ADVERTISE_ADDR",       // health-agent
+	"PAIRDB_GOSSIP_KEYRING",              // health-agent
+	"PAIRDB_GOSSIP_SEEDS",                // health-agent
 	"PAIRDB_GRPC_ADDR",                   // storage-node
+	"PAIRDB_HEALTH_OPS_ADDR",             // health-agent
+	"PAIRDB_JOIN",                        // storage-node
 	"PAIRDB_LOG_FORMAT",                  // all
+	"PAIRDB_LOG_KEYS",                    // storage-node
 	"PAIRDB_LOG_LEVEL",                   // all
+	"PAIRDB_LOG_SEGMENT_BYTES",           // storage-node
 	"PAIRDB_LONG",                        // the tests, which may pass their environment on
 	"PAIRDB_MAX_CLOCK_SKEW",              // storage-node
 	"PAIRDB_MAX_IN_FLIGHT",               // storage-node
+	"PAIRDB_MEMORY_CRITICAL_PERCENT",     // storage-node
+	"PAIRDB_MEMORY_HIGH_PERCENT",         // storage-node
 	"PAIRDB_MEMORY_LIMIT_BYTES",          // storage-node
 	"PAIRDB_MEMTABLE_BYTES",              // storage-node
-	"PAIRDB_NODE_ID",                     // storage-node
+	"PAIRDB_MIGRATOR_BYTES_PER_SECOND",   // migrator
+	"PAIRDB_MIGRATOR_MOVES",              // migrator
+	"PAIRDB_MIGRATOR_OPS_ADDR",           // migrator
+	"PAIRDB_NATS_CA",                     // storage-node, health-agent, migrator, pairctl
+	"PAIRDB_NATS_CREDENTIALS",            // storage-node, health-agent, migrator, pairctl
+	"PAIRDB_NATS_URL",                    // storage-node, health-agent, migrator, pairctl
+	"PAIRDB_NODE_ID",                     // storage-node, health-agent
 	"PAIRDB_OPS_ADDR",                    // storage-node, compactor
-	"PAIRDB_OPS_PPROF",                   // storage-node, compactor
+	"PAIRDB_OPS_PPROF",                   // storage-node, compactor, health-agent, migrator
+	"PAIRDB_OUTBOX_EVENTS",               // storage-node
 	"PAIRDB_REFLECTION",                  // storage-node
+	"PAIRDB_REPAIR_BYTES_PER_SECOND",     // migrator
+	"PAIRDB_REPAIR_INTERVAL",             // migrator
+	"PAIRDB_REPAIR_PAUSED",               // migrator
+	"PAIRDB_REPLICATION_FACTOR",          // storage-node
 	"PAIRDB_REQUEST_TIMEOUT",             // storage-node
 	"PAIRDB_ROW_CACHE_BYTES",             // storage-node
 	"PAIRDB_SHORT",                       // the tests
-	"PAIRDB_SHUTDOWN_TIMEOUT",            // storage-node, compactor
-	"PAIRDB_SOCKET",                      // storage-node, compactor
+	"PAIRDB_SHUTDOWN_TIMEOUT",            // storage-node, compactor, health-agent, migrator
+	"PAIRDB_SLOW_REQUEST",                // storage-node
+	"PAIRDB_SOCKET",                      // storage-node, compactor, health-agent, migrator
 	"PAIRDB_SOCKET_UIDS",                 // storage-node
+	"PAIRDB_STALL_LIMIT",                 // storage-node
 	"PAIRDB_SYNC",                        // storage-node
 	"PAIRDB_SYNC_INTERVAL",               // storage-node
 	"PAIRDB_TABLE_BYTES",                 // storage-node
@@ -53,7 +81,11 @@ var Keys = []string{
 	"PAIRDB_TENANTS",                     // storage-node
 	"PAIRDB_TENANT_METRICS",              // storage-node
 	"PAIRDB_TEST_KILLS",                  // the tests
+	"PAIRDB_TLS_CA",                      // all
+	"PAIRDB_TLS_CERT",                    // all
+	"PAIRDB_TLS_KEY",                     // all
 	"PAIRDB_VIRTUAL_NODES",               // storage-node
+	"PAIRDB_ZONE",                        // health-agent
 }
 
 // Known reports whether some binary knows a key.

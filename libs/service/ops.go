@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -25,7 +26,7 @@ type Reason struct {
 	Progress *float64 `json:"progress,omitempty"`
 }
 
-// OpsOptions is what an operations server shows. The three functions are called for each request
+// OpsOptions is what an operations server shows. The functions are called for each request
 // and must not block; nil is a process that never has such a reason.
 type OpsOptions struct {
 	// Addr is host:port.
@@ -37,17 +38,26 @@ type OpsOptions struct {
 	NotLive func() []Reason
 	// NotReady returns why the process should get no requests now.
 	NotReady func() []Reason
+	// NotStarted returns what the start still has to do. It is asked by /health/startup: 503 until the
+	// start is over. A startup probe holds the others back until then.
+	NotStarted func() []Reason
 	// Degraded returns what does not work as it should while requests are served.
 	Degraded func() []Reason
 	// Pprof also serves /debug/pprof/.
 	Pprof bool
+	// TLS makes the server speak TLS; nil: it does not. Who has no certificate gets health answers, without
+	// their details, and nothing else.
+	TLS *tls.Config
+	// MayWatch refuses who may not see metrics and profiles. It is asked with TLS only.
+	MayWatch func(*tls.ConnectionState) error
 }
 
 // Ops is the HTTP server for machines and operators: /metrics, /health, /ready, /health/live,
-// /health/ready.
+// /health/ready, /health/startup.
 type Ops struct {
 	server   *http.Server
 	listener net.Listener
+	tls      bool
 }
 
 // OpenOps listens. Serve answers.
@@ -58,14 +68,18 @@ func OpenOps(o OpsOptions) (*Ops, error) {
 	}
 	return &Ops{
 		listener: listener,
+		tls:      o.TLS != nil,
 		server: &http.Server{
-			Handler: opsHandler(o),
+			Handler:   opsHandler(o),
+			TLSConfig: o.TLS,
 			// An operations server answers probes, not uploads: 10s is far above any scrape.
 			ReadHeaderTimeout: 5 * time.Second,
 			ReadTimeout:       10 * time.Second,
 			IdleTimeout:       2 * time.Minute,
-			MaxHeaderBytes:    16 << 10,
-			ErrorLog:          slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
+			// Above the longest profile: who reads slower holds one of the four places of scrapes.
+			WriteTimeout:   90 * time.Second,
+			MaxHeaderBytes: 16 << 10,
+			ErrorLog:       slog.NewLogLogger(o.Log.Handler(), slog.LevelDebug),
 		},
 	}, nil
 }
@@ -78,7 +92,7 @@ func (o *Ops) Stage() Stage {
 	return Stage{
 		Name: "ops",
 		Run: func() error {
-			if err := o.server.Serve(o.listener); !errors.Is(err, http.ErrServerClosed) {
+			if err := o.serve(); !errors.Is(err, http.ErrServerClosed) {
 				return err
 			}
 			return nil
@@ -86,6 +100,13 @@ func (o *Ops) Stage() Stage {
 		Stop:  o.stop,
 		Limit: 2 * time.Second, // a scrape takes milliseconds
 	}
+}
+
+func (o *Ops) serve() error {
+	if o.tls {
+		return o.server.ServeTLS(o.listener, "", "") // the configuration has the certificate
+	}
+	return o.server.Serve(o.listener)
 }
 
 // stop waits for the answers in flight, but for no longer than a client may hold them back.
@@ -100,20 +121,37 @@ func (o *Ops) stop(ctx context.Context) error {
 
 func opsHandler(o OpsOptions) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Registry: o.Registry}))
+	mux.Handle("GET /metrics", o.guarded(promhttp.HandlerFor(o.Registry, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Registry: o.Registry})))
 	live := healthHandler("live", o.NotLive, o.Degraded)
 	ready := healthHandler("ready", o.NotReady, o.Degraded)
 	mux.Handle("GET /health", live)
 	mux.Handle("GET /health/live", live)
 	mux.Handle("GET /ready", ready)
 	mux.Handle("GET /health/ready", ready)
+	mux.Handle("GET /health/startup", healthHandler("started", o.NotStarted, o.Degraded))
 	if o.Pprof {
-		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
-		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+		for path, handler := range map[string]http.HandlerFunc{
+			"": pprof.Index, "profile": pprof.Profile, "symbol": pprof.Symbol, "trace": pprof.Trace,
+		} {
+			mux.Handle("GET /debug/pprof/"+path, o.guarded(handler))
+		}
 	}
 	return mux
+}
+
+// guarded has a handler serve those only who may watch.
+func (o OpsOptions) guarded(h http.Handler) http.Handler {
+	if o.TLS == nil {
+		return h
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := o.MayWatch(r.TLS); err != nil {
+			o.Log.Warn("audit: request refused", "audit", "refused", "method", r.URL.Path, "from", r.RemoteAddr, "error", err)
+			http.Error(w, err.Error(), http.StatusForbidden)
+			return
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // healthAnswer is the body of a health answer.
@@ -125,7 +163,7 @@ type healthAnswer struct {
 
 // healthHandler answers 200 while there is no reason against, 503 otherwise.
 func healthHandler(good string, against, degraded func() []Reason) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		answer, code := healthAnswer{Status: good}, http.StatusOK
 		if against != nil {
 			answer.Reasons = against()
@@ -136,9 +174,21 @@ func healthHandler(good string, against, degraded func() []Reason) http.Handler 
 		if len(answer.Reasons) > 0 {
 			answer.Status, code = "not "+good, http.StatusServiceUnavailable
 		}
+		if r.TLS != nil && len(r.TLS.PeerCertificates) == 0 {
+			answer.Reasons, answer.Degraded = undetailed(answer.Reasons), undetailed(answer.Degraded)
+		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Header().Set("Cache-Control", "no-store")
 		w.WriteHeader(code)
 		json.NewEncoder(w).Encode(answer) //nolint:errcheck // the prober has gone
 	})
+}
+
+// undetailed leaves the words of reasons, and what they say about disks, paths and members out.
+func undetailed(all []Reason) []Reason {
+	var out []Reason
+	for _, r := range all {
+		out = append(out, Reason{Name: r.Name, Progress: r.Progress})
+	}
+	return out
 }

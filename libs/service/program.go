@@ -25,6 +25,9 @@ type Program struct {
 	Run func(ctx context.Context, rt *Runtime) error
 	// Commands are subcommands: Name is the first argument.
 	Commands []Command
+	// Tracing opens the export of spans before Run and is closed after it; nil: the binary exports none.
+	// It is the Open of package tracing.
+	Tracing OpenTracing
 	// Umask is set before Run when it is not 0: binaries of a pod share files by their group.
 	Umask int
 	// Stdout and Stderr default to those of the process.
@@ -44,6 +47,8 @@ type Runtime struct {
 	Level   *slog.LevelVar
 	Metrics *prometheus.Registry
 	Build   Build
+	// Tracing is where spans go; nil: nowhere.
+	Tracing *Tracing
 }
 
 // Main runs the program with the arguments after its name and returns the exit code.
@@ -123,9 +128,15 @@ func (p *Program) serve(ctx context.Context) int {
 	defer stop()
 	context.AfterFunc(ctx, stop)
 
-	rt := &Runtime{Log: log, Level: level, Metrics: NewRegistry(p.Name), Build: ThisBuild()}
+	spans, err := p.openTracing(ctx, log)
+	if err != nil {
+		return p.fail(WithExitCode(ExitUsage, err))
+	}
+	rt := &Runtime{Log: log, Level: level, Metrics: NewRegistry(p.Name), Build: ThisBuild(), Tracing: spans}
 	log.Info("starting", "binary", p.Name, "version", rt.Build.Version, "revision", rt.Build.Revision, "pid", os.Getpid())
-	if err := p.Run(ctx, rt); err != nil {
+	err = p.Run(ctx, rt)
+	spans.stop(log)
+	if err != nil {
 		code := ExitCode(err)
 		log.Error("stopped", "error", err, "exit_code", code)
 		if logging.LogFormat == "text" {

@@ -62,11 +62,7 @@ func WaitForNode(ctx context.Context, conn grpc.ClientConnInterface) (Identity, 
 		if code := status.Code(err); code == codes.PermissionDenied || code == codes.Unauthenticated || ctx.Err() != nil {
 			return Identity{}, fmt.Errorf("wait for the node: %w", err)
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if Pause(ctx, wait) != nil {
 			return Identity{}, fmt.Errorf("wait for the node: %w", err)
 		}
 		wait = min(2*wait, time.Second)

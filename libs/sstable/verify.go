@@ -242,7 +242,7 @@ func (v *verifier) value(h handle, k ikey.Key, entry []byte, fresh bool) ([]byte
 	}
 	user, seq, value, ok := splitValue(payload)
 	if !ok || seq != k.Seq() || !bytes.Equal(user, k.User) {
-		return nil, r.corrupt(at.offset, fmt.Sprintf("value block is not that of %s", k))
+		return nil, r.corrupt(at.offset, fmt.Sprintf("value block is not that of %s", k.Redacted()))
 	}
 	if packing != None {
 		if value, err = r.unpackBlock(at, value, packing, &v.unpacked); err != nil {
@@ -284,7 +284,9 @@ func (v *verifier) entries(h handle, content []byte, separator ikey.Key) error {
 	if err := block.Check(content); err != nil {
 		return r.corrupt(h.offset, err.Error())
 	}
-	bad := func(what string, k ikey.Key) error { return r.corrupt(h.offset, fmt.Sprintf("%s: %s", what, k)) }
+	bad := func(what string, k ikey.Key) error {
+		return r.corrupt(h.offset, fmt.Sprintf("%s: %s", what, k.Redacted()))
+	}
 	_ = v.data.Init(content)
 	for ok := v.data.First(); ok; ok = v.data.Next() {
 		k := v.data.Key()

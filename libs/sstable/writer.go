@@ -196,7 +196,7 @@ func (w *Writer) begin(k ikey.Key, valueBytes, inData int) (fresh bool, err erro
 		last := w.data.Last()
 		c := bytes.Compare(last.User, k.User)
 		if c > 0 || c == 0 && last.Trailer <= k.Trailer {
-			return false, w.fail(fmt.Errorf("%w: %s after %s", ErrOutOfOrder, k, last))
+			return false, w.fail(fmt.Errorf("%w: %s after %s", ErrOutOfOrder, k.Redacted(), last.Redacted()))
 		}
 		fresh = c != 0
 	}
@@ -204,7 +204,7 @@ func (w *Writer) begin(k ikey.Key, valueBytes, inData int) (fresh bool, err erro
 		return false, w.fail(fmt.Errorf("%w: key of %d bytes, value of %d", ErrTooLarge, len(k.User), valueBytes))
 	}
 	if kind := k.Kind(); kind != ikey.KindSet && kind != ikey.KindMerge && kind != ikey.KindDelete {
-		return false, w.fail(fmt.Errorf("write table: %s is not a point entry", k))
+		return false, w.fail(fmt.Errorf("write table: %s is not a point entry", k.Redacted()))
 	}
 	if w.o.ValueBlockBytes > 0 {
 		inData += maxRefBytes
@@ -348,7 +348,7 @@ func (w *Writer) AddRangeDelete(d ikey.RangeDelete) error {
 		return w.err
 	}
 	if bytes.Compare(d.Start, d.End) >= 0 {
-		return w.fail(fmt.Errorf("write table: range delete [%q, %q) is empty", d.Start, d.End))
+		return w.fail(fmt.Errorf("write table: range delete [%s, %s) is empty", ikey.Hash(d.Start), ikey.Hash(d.End)))
 	}
 	if len(d.Start) > MaxKeyBytes || len(d.End) > MaxKeyBytes {
 		return w.fail(fmt.Errorf("%w: range delete with keys of %d and %d bytes", ErrTooLarge, len(d.Start), len(d.End)))

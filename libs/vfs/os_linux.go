@@ -141,7 +141,8 @@ func (osFS) Usage(name string) (Usage, error) {
 		return Usage{}, &fs.PathError{Op: "statfs", Path: name, Err: err}
 	}
 	unit := uint64(st.Frsize)
-	return Usage{TotalBytes: st.Blocks * unit, FreeBytes: st.Bavail * unit}, nil
+	used := st.Blocks - min(st.Bfree, st.Blocks)
+	return Usage{TotalBytes: (used + st.Bavail) * unit, FreeBytes: st.Bavail * unit}, nil
 }
 
 func (f osFile) Write(p []byte) (int, error) {

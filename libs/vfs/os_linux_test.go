@@ -38,3 +38,17 @@ func TestOSFullDiskIsErrNoSpace(t *testing.T) {
 	require.ErrorIs(t, err, unix.ENOSPC)
 	require.NoError(t, f.Close())
 }
+
+// Disks are judged in percent: space that nobody but root may have would make a fresh one look half full.
+func TestUsageCountsAsDfDoes(t *testing.T) {
+	dir := t.TempDir()
+	var st unix.Statfs_t
+	require.NoError(t, unix.Statfs(dir, &st))
+	u, err := vfs.OS.Usage(dir)
+	require.NoError(t, err)
+	unit := uint64(st.Frsize)
+	used := (st.Blocks - st.Bfree) * unit
+	require.InDelta(t, used, u.TotalBytes-u.FreeBytes, float64(1<<30), "others write meanwhile")
+	require.LessOrEqual(t, u.TotalBytes, st.Blocks*unit)
+	require.Positive(t, u.FreeBytes)
+}

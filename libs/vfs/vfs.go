@@ -61,7 +61,8 @@ type Mapping interface {
 	Populate() error
 }
 
-// Usage is the space of the file system that holds a directory, in bytes.
+// Usage is the space of the file system that holds a directory, in bytes, as df counts it: what is kept
+// for root, or held back by a quota, belongs to neither.
 type Usage struct {
 	TotalBytes, FreeBytes uint64
 }

@@ -1,5 +1,6 @@
 // Package wire turns values that two binaries share into proto and back: compaction jobs, outputs
-// and counts. It never decides anything, and it never lets through what a limit forbids.
+// and counts, declared members. It never decides anything, and it never lets through what a limit
+// forbids.
 //
 // Both directions are checked. A value that can't be sent is a mistake of this process, one that
 // can't be received a mistake or an attack of another: both are ErrInvalid, before anything is
@@ -30,6 +31,8 @@ const (
 	MaxSnapshots = 1 << 16
 	// MaxRanges bounds the ranges in which it may collect.
 	MaxRanges = 1 << 14
+	// MaxHashCuts bounds the cuts of hash ranges, and the ranges that are dropped.
+	MaxHashCuts = compact.MaxHashCuts
 	// MaxKeyBytes bounds an encoded key.
 	MaxKeyBytes = 1 << 16
 	// MaxReasonBytes bounds a text for people; longer ones are cut when sent.

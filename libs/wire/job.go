@@ -6,6 +6,7 @@ import (
 
 	"github.com/pairdb/pairdb/libs/compact"
 	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/libs/ring"
 	"github.com/pairdb/pairdb/libs/sstable"
 	compactionv1 "github.com/pairdb/pairdb/proto/pairdb/compaction/v1"
 )
@@ -40,8 +41,9 @@ var (
 		compact.Scrub: compactionv1.JobKind_JOB_KIND_SCRUB,
 	}
 	kindFromProto = map[compactionv1.JobKind]compact.Kind{
-		compactionv1.JobKind_JOB_KIND_MERGE: compact.Merge,
-		compactionv1.JobKind_JOB_KIND_SCRUB: compact.Scrub,
+		compactionv1.JobKind_JOB_KIND_MERGE:   compact.Merge,
+		compactionv1.JobKind_JOB_KIND_SCRUB:   compact.Scrub,
+		compactionv1.JobKind_JOB_KIND_CLEANUP: compact.Merge,
 	}
 )
 
@@ -53,13 +55,20 @@ func GrantToProto(g Grant) (*compactionv1.Job, error) {
 	j := g.Job
 	p := &compactionv1.Job{
 		Key: KeyToProto(g.Key), Kind: kindToProto[j.Kind], OutputLevel: int32(j.OutputLevel),
-		GcBefore:   j.GCBefore,
 		MaxOutputs: int32(j.MaxOutputs), MaxBytesPerSecond: j.MaxBytesPerSecond,
 		LeaseMs: g.Lease.Milliseconds(), HeartbeatMs: g.Heartbeat.Milliseconds(),
 		Table: &compactionv1.TableOptions{
 			Format: j.Table.Format, TargetBytes: int64(j.Table.TargetBytes), BlockBytes: int32(j.Table.BlockBytes),
 			Compression: int32(j.Table.Compression), FilterBitsPerKey: int32(j.Table.FilterBits), ValueBlockBytes: int64(j.Table.ValueBlockBytes),
 		},
+	}
+	if len(j.Drop) > 0 {
+		p.Kind, p.Drop = compactionv1.JobKind_JOB_KIND_CLEANUP, cutsToProto(j.Drop)
+	}
+	if j.CutsInForce {
+		p.CollectByRange = &compactionv1.CollectByRange{GcBefore: j.GCBefore, Cuts: cutsToProto(j.Cuts)}
+	} else {
+		p.GcBefore = j.GCBefore
 	}
 	for _, in := range j.Inputs {
 		p.Inputs = append(p.Inputs, &compactionv1.Input{
@@ -91,6 +100,16 @@ func GrantFromProto(p *compactionv1.Job) (Grant, error) {
 	if !ok {
 		return Grant{}, invalid("unknown kind of job %d", p.GetKind())
 	}
+	if cleanup := p.GetKind() == compactionv1.JobKind_JOB_KIND_CLEANUP; cleanup != (len(p.GetDrop()) > 0) {
+		return Grant{}, invalid("kind %s with %d drops", p.GetKind(), len(p.GetDrop()))
+	}
+	by := p.GetCollectByRange()
+	if len(by.GetCuts()) > MaxHashCuts || len(p.GetDrop()) > MaxHashCuts {
+		return Grant{}, invalid("%d cuts and %d drops, at most %d", len(by.GetCuts()), len(p.GetDrop()), MaxHashCuts)
+	}
+	if by != nil && p.GetGcBefore() != 0 {
+		return Grant{}, invalid("collection with cuts and without")
+	}
 	t := p.GetTable()
 	if t.GetCompression() < 0 || t.GetCompression() > 255 {
 		return Grant{}, invalid("compression %d", t.GetCompression())
@@ -99,7 +118,8 @@ func GrantFromProto(p *compactionv1.Job) (Grant, error) {
 		Key:   KeyFromProto(p.GetKey()),
 		Lease: milliseconds(p.GetLeaseMs()), Heartbeat: milliseconds(p.GetHeartbeatMs()),
 		Job: compact.Job{
-			ID: p.GetKey().GetId(), Kind: kind, OutputLevel: int(p.GetOutputLevel()), GCBefore: p.GetGcBefore(),
+			ID: p.GetKey().GetId(), Kind: kind, OutputLevel: int(p.GetOutputLevel()),
+			GCBefore: max(p.GetGcBefore(), by.GetGcBefore()), CutsInForce: by != nil, Cuts: cutsFromProto(by.GetCuts()), Drop: cutsFromProto(p.GetDrop()),
 			MaxOutputs: int(p.GetMaxOutputs()), MaxBytesPerSecond: p.GetMaxBytesPerSecond(),
 			Table: compact.TableOptions{
 				Format: t.GetFormat(), TargetBytes: t.GetTargetBytes(), BlockBytes: int(t.GetBlockBytes()),
@@ -175,10 +195,38 @@ func checkGrant(g Grant) error {
 	}
 	for _, r := range j.Bottommost {
 		if len(r.Start) > MaxKeyBytes || len(r.End) > MaxKeyBytes || len(r.End) > 0 && bytes.Compare(r.Start, r.End) >= 0 {
-			return invalid("range from %q to %q", clip(r.Start), clip(r.End))
+			return invalid("range from %s to %s", ikey.Hash(r.Start), ikey.Hash(r.End))
 		}
 	}
+	if !j.CutsInForce && len(j.Cuts) > 0 || j.Kind != compact.Merge && len(j.Drop) > 0 {
+		return invalid("%d cuts and %d drops of job %d", len(j.Cuts), len(j.Drop), j.ID)
+	}
+	if err := compact.CheckCuts(j.Cuts); err != nil {
+		return invalid("cuts: %v", err)
+	}
+	if err := compact.CheckCuts(j.Drop); err != nil {
+		return invalid("drops: %v", err)
+	}
 	return checkInputs(j.Inputs)
+}
+
+func cutsToProto(cuts []compact.HashCut) []*compactionv1.HashCut {
+	out := make([]*compactionv1.HashCut, len(cuts))
+	for i, c := range cuts {
+		out[i] = &compactionv1.HashCut{Start: c.Range.Start, End: c.Range.End, Sequence: uint64(c.Seq)}
+	}
+	return out
+}
+
+func cutsFromProto(cuts []*compactionv1.HashCut) []compact.HashCut {
+	if len(cuts) == 0 {
+		return nil
+	}
+	out := make([]compact.HashCut, len(cuts))
+	for i, c := range cuts {
+		out[i] = compact.HashCut{Range: ring.HashRange{Start: c.GetStart(), End: c.GetEnd()}, Seq: ikey.Seq(c.GetSequence())}
+	}
+	return out
 }
 
 const maxLevel = 63
@@ -200,6 +248,3 @@ func checkInputs(inputs []compact.Input) error {
 	}
 	return nil
 }
-
-// clip shortens bytes for a message.
-func clip(b []byte) []byte { return b[:min(len(b), 32)] }

@@ -56,7 +56,8 @@ func OutputsFromProto(ps []*compactionv1.Output) ([]compact.Output, error) {
 func StatsToProto(s compact.Stats) *compactionv1.JobStats {
 	return &compactionv1.JobStats{
 		EntriesIn: s.EntriesIn, EntriesOut: s.EntriesOut, Shadowed: s.Shadowed, Joined: s.Joined,
-		Collected: s.Collected, BytesRead: s.BytesRead, BytesWritten: s.BytesWritten,
+		Collected: s.Collected, Dropped: s.Dropped, DropLeft: s.DropLeft,
+		BytesRead: s.BytesRead, BytesWritten: s.BytesWritten,
 	}
 }
 
@@ -64,7 +65,8 @@ func StatsToProto(s compact.Stats) *compactionv1.JobStats {
 func StatsFromProto(p *compactionv1.JobStats) compact.Stats {
 	return compact.Stats{
 		EntriesIn: p.GetEntriesIn(), EntriesOut: p.GetEntriesOut(), Shadowed: p.GetShadowed(), Joined: p.GetJoined(),
-		Collected: p.GetCollected(), BytesRead: p.GetBytesRead(), BytesWritten: p.GetBytesWritten(),
+		Collected: p.GetCollected(), Dropped: p.GetDropped(), DropLeft: p.GetDropLeft(),
+		BytesRead: p.GetBytesRead(), BytesWritten: p.GetBytesWritten(),
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pairdb/pairdb/libs/compact"
 	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/libs/ring"
 	"github.com/pairdb/pairdb/libs/sstable"
 	"github.com/pairdb/pairdb/libs/wire"
 	compactionv1 "github.com/pairdb/pairdb/proto/pairdb/compaction/v1"
@@ -66,6 +67,12 @@ func TestAnyGrantArrivesAsItWasSent(t *testing.T) {
 		g.Job.GCBefore = rapid.Uint64().Draw(t, "gc")
 		g.Job.Kind = rapid.SampledFrom([]compact.Kind{compact.Merge, compact.Scrub}).Draw(t, "kind")
 		g.Job.OutputLevel = rapid.IntRange(0, 6).Draw(t, "level")
+		if g.Job.CutsInForce = rapid.Bool().Draw(t, "in force"); g.Job.CutsInForce {
+			g.Job.Cuts = genCuts(t, "cuts")
+		}
+		if g.Job.Kind == compact.Merge {
+			g.Job.Drop = genCuts(t, "drop")
+		}
 		g.Job.Inputs = nil
 		for i := range rapid.IntRange(1, 20).Draw(t, "inputs") {
 			user := rapid.SliceOfN(rapid.Byte(), 0, 40).Draw(t, "user")
@@ -86,6 +93,47 @@ func TestAnyGrantArrivesAsItWasSent(t *testing.T) {
 		}
 		require.Equal(t, g, got)
 	})
+}
+
+func genCuts(t *rapid.T, label string) []compact.HashCut {
+	return compact.UniteCuts(rapid.SliceOfN(rapid.Custom(func(t *rapid.T) compact.HashCut {
+		return compact.HashCut{
+			Range: ring.HashRange{Start: rapid.Uint64().Draw(t, "start"), End: rapid.Uint64().Draw(t, "end")},
+			Seq:   ikey.Seq(rapid.Uint64Range(0, uint64(ikey.MaxSeq)).Draw(t, "cut")),
+		}
+	}), 0, 5).Draw(t, label))
+}
+
+func cut(start, end uint64, seq ikey.Seq) compact.HashCut {
+	return compact.HashCut{Range: ring.HashRange{Start: start, End: end}, Seq: seq}
+}
+
+// Danger: a worker that is older than the cuts collects by age alone, and so a delete that a replica does
+// not have; or it takes a clean-up for a merge, and the node believes that it is done.
+func TestWorkersThatDoNotKnowCutsCollectNothing(t *testing.T) {
+	g := someGrant()
+	g.Job.CutsInForce, g.Job.Cuts = true, []compact.HashCut{cut(5, 0, 7)}
+	p, err := wire.GrantToProto(g)
+	require.NoError(t, err)
+	require.Zero(t, p.GetGcBefore())
+	require.Equal(t, g.Job.GCBefore, p.GetCollectByRange().GetGcBefore())
+	got, err := wire.GrantFromProto(p)
+	require.NoError(t, err)
+	require.Equal(t, g.Job.Cuts, got.Job.Cuts)
+	require.True(t, got.Job.CutsInForce)
+
+	g = someGrant()
+	g.Job.CutsInForce = true // nothing was equal yet
+	got, err = sent(t, g)
+	require.NoError(t, err)
+	require.True(t, got.Job.CutsInForce)
+	require.Equal(t, g.Job.GCBefore, got.Job.GCBefore)
+
+	g = someGrant()
+	g.Job.Drop = []compact.HashCut{cut(5, 0, 7)}
+	p, err = wire.GrantToProto(g)
+	require.NoError(t, err)
+	require.Equal(t, compactionv1.JobKind_JOB_KIND_CLEANUP, p.GetKind())
 }
 
 func TestGrantsOutOfLimitsAreNeitherSentNorTaken(t *testing.T) {
@@ -117,6 +165,18 @@ func TestGrantsOutOfLimitsAreNeitherSentNorTaken(t *testing.T) {
 		"many ranges":         func(g *wire.Grant) { g.Job.Bottommost = make([]compact.Range, wire.MaxRanges+1) },
 		"range that is empty": func(g *wire.Grant) { g.Job.Bottommost[0].End = []byte("a") },
 		"target":              func(g *wire.Grant) { g.Job.Table.TargetBytes = -1 },
+		"cuts not in force":   func(g *wire.Grant) { g.Job.Cuts = []compact.HashCut{cut(1, 2, 3)} },
+		"cuts unsorted": func(g *wire.Grant) {
+			g.Job.CutsInForce, g.Job.Cuts = true, []compact.HashCut{cut(5, 6, 3), cut(1, 2, 3)}
+		},
+		"many cuts": func(g *wire.Grant) {
+			g.Job.CutsInForce, g.Job.Cuts = true, make([]compact.HashCut, wire.MaxHashCuts+1)
+		},
+		"drops that overlap": func(g *wire.Grant) { g.Job.Drop = []compact.HashCut{cut(1, 6, 3), cut(5, 9, 3)} },
+		"drop too large":     func(g *wire.Grant) { g.Job.Drop = []compact.HashCut{cut(1, 6, ikey.MaxSeq+1)} },
+		"drops of a scrub": func(g *wire.Grant) {
+			g.Job.Kind, g.Job.Drop = compact.Scrub, []compact.HashCut{cut(1, 6, 3)}
+		},
 	} {
 		g := someGrant()
 		change(&g)
@@ -140,6 +200,20 @@ func TestGrantsOutOfLimitsAreNeitherSentNorTaken(t *testing.T) {
 		"many inputs":      func(p *compactionv1.Job) { p.Inputs = make([]*compactionv1.Input, wire.MaxInputs+1) },
 		"many snapshots":   func(p *compactionv1.Job) { p.Snapshots = make([]uint64, wire.MaxSnapshots+1) },
 		"many ranges":      func(p *compactionv1.Job) { p.Bottommost = make([]*compactionv1.EngineRange, wire.MaxRanges+1) },
+		"nothing to clean": func(p *compactionv1.Job) { p.Kind = compactionv1.JobKind_JOB_KIND_CLEANUP },
+		"merge that drops": func(p *compactionv1.Job) { p.Drop = []*compactionv1.HashCut{{Start: 1, End: 2}} },
+		"two collections":  func(p *compactionv1.Job) { p.CollectByRange = &compactionv1.CollectByRange{GcBefore: 7} },
+		"many drops": func(p *compactionv1.Job) {
+			p.Kind, p.Drop = compactionv1.JobKind_JOB_KIND_CLEANUP, make([]*compactionv1.HashCut, wire.MaxHashCuts+1)
+		},
+		"many cuts": func(p *compactionv1.Job) {
+			p.GcBefore = 0
+			p.CollectByRange = &compactionv1.CollectByRange{Cuts: make([]*compactionv1.HashCut, wire.MaxHashCuts+1)}
+		},
+		"empty cut": func(p *compactionv1.Job) {
+			p.GcBefore = 0
+			p.CollectByRange = &compactionv1.CollectByRange{Cuts: []*compactionv1.HashCut{{Start: 2, End: 2}}}
+		},
 	} {
 		p, err := wire.GrantToProto(someGrant())
 		require.NoError(t, err)
@@ -160,7 +234,7 @@ func TestReportArrivesAsItWasSent(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, outs, got)
 
-	stats := compact.Stats{EntriesIn: 1, EntriesOut: 2, Shadowed: 3, Joined: 4, Collected: 5, BytesRead: 6, BytesWritten: 7}
+	stats := compact.Stats{EntriesIn: 1, EntriesOut: 2, Shadowed: 3, Joined: 4, Collected: 5, BytesRead: 6, BytesWritten: 7, Dropped: 8, DropLeft: 9}
 	require.Equal(t, stats, wire.StatsFromProto(wire.StatsToProto(stats)))
 	require.Equal(t, compact.Stats{}, wire.StatsFromProto(nil))
 
@@ -224,6 +298,13 @@ func FuzzGrantFromProto(f *testing.F) {
 	p, err := wire.GrantToProto(someGrant())
 	require.NoError(f, err)
 	b, err := proto.Marshal(p)
+	require.NoError(f, err)
+	f.Add(b)
+	g := someGrant()
+	g.Job.CutsInForce, g.Job.Cuts, g.Job.Drop = true, []compact.HashCut{cut(1, 5, 7), cut(9, 0, 3)}, []compact.HashCut{cut(0, 0, 9)}
+	p, err = wire.GrantToProto(g)
+	require.NoError(f, err)
+	b, err = proto.Marshal(p)
 	require.NoError(f, err)
 	f.Add(b)
 	f.Add([]byte{})
