@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"github.com/pairdb/pairdb/libs/service"
+	"github.com/pairdb/pairdb/libs/tracing"
 	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/config"
 	"github.com/pairdb/pairdb/services/storage-node/internal/inspect"
@@ -25,8 +26,9 @@ func program() *service.Program {
 		Summary: "serves reads and writes of PairDB, and owns the data directory",
 		Config:  cfg,
 		Umask:   umask,
-		// The offline tools.
-		Commands: inspect.Commands(vfs.OS),
+		Tracing: tracing.Open,
+		// The offline tools, and what a pod runs before it is stopped.
+		Commands: append(inspect.Commands(vfs.OS), node.DrainCommand(), adoptCommand(), archiveCommand(), extractCommand(os.Stdin), service.ProbeCommand()),
 		Run: func(ctx context.Context, rt *service.Runtime) error {
 			n, err := node.New(cfg, rt, vfs.OS)
 			if err != nil {

@@ -25,6 +25,7 @@ type Blocks struct {
 	shards []blockShard
 	mask   uint64
 	limit  int64
+	share  int64 // of a shard, at full capacity
 }
 
 var _ sstable.BlockCache = (*Blocks)(nil)
@@ -55,7 +56,8 @@ func NewBlocks(capacity int64) *Blocks {
 	for i := range b.shards {
 		b.shards[i].c.init(capacity / int64(len(b.shards)))
 	}
-	b.limit = b.shards[0].c.capacity / 4
+	b.share = b.shards[0].c.capacity
+	b.limit = b.share / 4
 	return b
 }
 
@@ -105,7 +107,7 @@ func (b *Blocks) Put(file, offset uint64, block []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	bytes := int64(cap(block)) + s.c.overhead()
-	if bytes > b.limit {
+	if bytes > s.c.capacity/4 {
 		s.c.metrics.Refused++
 		return
 	}
@@ -117,7 +119,22 @@ func (b *Blocks) Put(file, offset uint64, block []byte) {
 	}
 }
 
-// MaxEntryBytes returns how large an entry may be, with its overhead.
+// SetCapacity changes the size of the cache, from 0 to the one that it was made with; what no longer
+// fits goes at once.
+func (b *Blocks) SetCapacity(capacity int64) {
+	if b == nil {
+		return
+	}
+	share := max(capacity, 0) / int64(len(b.shards))
+	for i := range b.shards {
+		s := &b.shards[i]
+		s.mu.Lock()
+		s.c.resize(min(share, b.share))
+		s.mu.Unlock()
+	}
+}
+
+// MaxEntryBytes returns how large an entry may be, with its overhead, at full capacity.
 func (b *Blocks) MaxEntryBytes() int64 {
 	if b == nil {
 		return 0

@@ -405,3 +405,49 @@ func TestSparesAreOfTheRightSize(t *testing.T) {
 		require.Zero(t, s.bytes)
 	}
 }
+
+// The danger: a cache that was made smaller takes what it no longer has room for, or never grows back.
+func TestCapacityChangesAtOnce(t *testing.T) {
+	const full = 1 << 20
+	b, r := NewBlocks(full), NewRows(full)
+	fill := func() {
+		for i := range 4096 {
+			b.Put(1, uint64(i), make([]byte, 1000))
+			key := fmt.Appendf(nil, "key%d", i)
+			r.Insert(key, make([]byte, 1000), ikey.Seq(i+1))
+		}
+	}
+	fill()
+	wide := [2]Metrics{b.Metrics(), r.Metrics()}
+	for _, capacity := range []int64{full / 2, full / 8, 0, -1, full / 4} {
+		b.SetCapacity(capacity)
+		r.SetCapacity(capacity)
+		for range 2 {
+			require.LessOrEqual(t, b.Metrics().Bytes, max(capacity, 0))
+			require.LessOrEqual(t, r.Metrics().Bytes, max(capacity, 0))
+			fill()
+		}
+	}
+	b.SetCapacity(2 * full)
+	r.SetCapacity(full)
+	fill()
+	fill() // a full row cache takes what is offered again
+	require.Equal(t, wide[0].CapacityBytes, b.Metrics().CapacityBytes, "no more than it was made with")
+	require.Equal(t, wide[1].CapacityBytes, r.Metrics().CapacityBytes)
+	require.Greater(t, b.Metrics().Entries, wide[0].Entries/2)
+	require.Greater(t, r.Metrics().Entries, wide[1].Entries/2)
+	require.Nil(t, NewBlocks(0))
+	NewBlocks(0).SetCapacity(1)
+	NewRows(0).SetCapacity(1)
+}
+
+// The danger: a row that a write has replaced comes back because the cache forgot the write when it shrank.
+func TestShrunkenRowsStillRefuseOldReads(t *testing.T) {
+	r := NewRows(1 << 20)
+	r.Update([]byte("k"), []byte("new"), 5, true)
+	r.SetCapacity(0)
+	r.SetCapacity(1 << 20)
+	r.Insert([]byte("k"), []byte("old"), 4)
+	_, ok := r.Get([]byte("k"), nil, 9)
+	require.False(t, ok)
+}

@@ -217,6 +217,13 @@ func (c *core[K, E, P]) makeRoom(bytes int64) {
 	}
 }
 
+// resize sets the capacity and evicts what no longer fits. Index and slots keep their size: they are a
+// small part, and are needed again when the cache grows back.
+func (c *core[K, E, P]) resize(capacity int64) {
+	c.capacity = capacity
+	c.makeRoom(0)
+}
+
 func (c *core[K, E, P]) evictSmall() {
 	s := c.small.head
 	p := &c.slots[s]

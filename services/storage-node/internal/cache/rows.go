@@ -26,7 +26,8 @@ type Rows struct {
 	shards []rowShard
 	mask   uint64
 	limit  int64
-	admits bool // whatever is offered
+	share  int64 // of a shard, at full capacity
+	admits bool  // whatever is offered
 	ranges atomic.Pointer[rangeSet]
 	mu     sync.Mutex // writers of ranges
 }
@@ -36,6 +37,7 @@ type rowShard struct {
 	c      core[[]byte, row, *row]
 	floors []ikey.Seq
 	spare  spares
+	full   int64 // what c may hold at full capacity; immutable
 	_      [64]byte
 }
 
@@ -65,8 +67,10 @@ func NewRows(capacity int64) *Rows {
 		s := &r.shards[i]
 		s.floors = make([]ikey.Seq, floors)
 		s.spare.max = share / 32
-		s.c.init(max(share-int64(floors)*8-s.spare.max, 0))
+		s.full = max(share-int64(floors)*8-s.spare.max, 0)
+		s.c.init(s.full)
 	}
+	r.share = share
 	r.limit = r.shards[0].c.capacity / 4
 	r.ranges.Store(&rangeSet{})
 	return r
@@ -234,7 +238,7 @@ func (r *Rows) Clear(seq ikey.Seq) { r.InvalidateRange(nil, nil, seq) }
 func (r *Rows) put(s *rowShard, hash uint64, key, record []byte, seq ikey.Seq) {
 	size := len(key) + len(record)
 	bytes := s.bytes(size)
-	if bytes > r.limit {
+	if bytes > s.c.capacity/4 {
 		s.c.metrics.Refused++
 		return
 	}
@@ -256,7 +260,23 @@ func (r *row) replace(record []byte) bool {
 	return true
 }
 
-// MaxEntryBytes returns how large a row may be, with its key and overhead.
+// SetCapacity changes the size of the cache, from 0 to the one that it was made with; what no longer
+// fits goes at once. What is remembered of writes stays: it keeps old rows out.
+func (r *Rows) SetCapacity(capacity int64) {
+	if r == nil {
+		return
+	}
+	share := min(max(capacity, 0)/int64(len(r.shards)), r.share)
+	for i := range r.shards {
+		s := &r.shards[i]
+		s.mu.Lock()
+		s.spare.setMax(share / 32)
+		s.c.resize(min(max(share-int64(len(s.floors))*8-share/32, 0), s.full))
+		s.mu.Unlock()
+	}
+}
+
+// MaxEntryBytes returns how large a row may be, with its key and overhead, at full capacity.
 func (r *Rows) MaxEntryBytes() int64 {
 	if r == nil {
 		return 0

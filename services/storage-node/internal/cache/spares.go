@@ -41,6 +41,14 @@ func (s *spares) get(n int) []byte {
 	return make([]byte, 0, size)
 }
 
+// setMax changes max, and lets go of everything if it is less.
+func (s *spares) setMax(n int64) {
+	if n < s.max {
+		s.classes, s.bytes = [64][][]byte{}, 0
+	}
+	s.max = n
+}
+
 func (s *spares) put(b []byte) {
 	if s.bytes+int64(cap(b)) > s.max {
 		return

@@ -119,6 +119,7 @@ func TestAFailedWriteSealsTheSegment(t *testing.T) {
 	_, err = l.Append(1, []byte("reported as failed, but written in full"))
 	require.ErrorIs(t, err, vfs.ErrNoSpace)
 	require.Equal(t, first, l.Written())
+	require.Equal(t, uint64(1), l.Metrics().FailedWrites)
 	h.wrote = nil
 	second, err := l.Append(1, []byte("second"))
 	require.NoError(t, err)

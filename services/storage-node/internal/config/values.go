@@ -15,6 +15,9 @@ type memoryLimit struct {
 	bytes service.Bytes
 }
 
+// Auto reports whether the limit is derived.
+func (m memoryLimit) Auto() bool { return m.auto }
+
 // Bytes returns the limit; Config.Complete has replaced auto.
 func (m memoryLimit) Bytes() int64 { return int64(m.bytes) }
 
@@ -30,7 +33,7 @@ func (m *memoryLimit) UnmarshalText(text []byte) error {
 func (m memoryLimit) MarshalText() ([]byte, error) { return m.bytes.MarshalText() }
 
 // SocketServices are the words for services on the socket.
-var SocketServices = []string{"node", "compaction", "admin", "storage", "all"}
+var SocketServices = []string{"node", "compaction", "migration", "replica", "admin", "storage", "all"}
 
 // SocketUIDs says which uid may call which services on the socket; "all" stands for every one.
 type SocketUIDs map[uint32][]string

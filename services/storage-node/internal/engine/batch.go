@@ -7,6 +7,7 @@ import (
 
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/services/storage-node/internal/memtable"
+	"github.com/pairdb/pairdb/services/storage-node/internal/stages"
 )
 
 // MaxKeyBytes bounds an engine key: tenant, separator and user key.
@@ -30,6 +31,8 @@ type Batch struct {
 	ranges   int // range deletes
 	puts     int // sets and merges
 	urgent   bool
+	removal  bool
+	trail    *stages.Trail // nil: nobody looks
 	err      error
 }
 
@@ -58,7 +61,7 @@ func (b *Batch) Delete(key []byte) { b.add(ikey.KindDelete, key, nil) }
 // DeleteRange removes every key in [start, end) physically.
 func (b *Batch) DeleteRange(start, end []byte) {
 	if bytes.Compare(start, end) >= 0 || len(end) > MaxKeyBytes {
-		b.fail(fmt.Errorf("%w: range delete of [%.40q, %.40q)", ErrInvalidKey, start, end))
+		b.fail(fmt.Errorf("%w: range delete from a key of %d bytes to one of %d", ErrInvalidKey, len(start), len(end)))
 		return
 	}
 	b.ranges++
@@ -68,6 +71,14 @@ func (b *Batch) DeleteRange(start, end []byte) {
 // Urgent lets the batch pass although writes are delayed or refused, until Reset. It is for small
 // batches of the node itself that lead to room.
 func (b *Batch) Urgent() { b.urgent = true }
+
+// Removal says, until Reset, that the batch stores tombstones only: a full disk takes it for as long as
+// there is a part of the reserve for deletes.
+func (b *Batch) Removal() { b.removal = true }
+
+// Trail has the commit of the batch say in t which stages it passed, until Reset. It is for batches that
+// are submitted: a batch whose Apply waits until it is durable may be gone before it is applied.
+func (b *Batch) Trail(t *stages.Trail) { b.trail = t }
 
 func (b *Batch) fail(err error) {
 	if b.err == nil {

@@ -209,7 +209,8 @@ func metaDifference(want, got sstable.Meta) string {
 	case want.Digest != got.Digest:
 		return fmt.Sprintf("digest %016x, the manifest says %016x", got.Digest, want.Digest)
 	case ikey.Compare(want.Smallest, got.Smallest) != 0 || ikey.Compare(want.Largest, got.Largest) != 0:
-		return fmt.Sprintf("bounds [%s-%s], the manifest says [%s-%s]", got.Smallest, got.Largest, want.Smallest, want.Largest)
+		return fmt.Sprintf("bounds [%s-%s], the manifest says [%s-%s]",
+			got.Smallest.Redacted(), got.Largest.Redacted(), want.Smallest.Redacted(), want.Largest.Redacted())
 	case want.Entries != got.Entries || want.RangeDeletes != got.RangeDeletes:
 		return fmt.Sprintf("%d entries and %d range deletes, the manifest says %d and %d", got.Entries, got.RangeDeletes, want.Entries, want.RangeDeletes)
 	case want.MinSeq != got.MinSeq || want.MaxSeq != got.MaxSeq:

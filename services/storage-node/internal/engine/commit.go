@@ -5,12 +5,14 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/commitlog"
 	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
 	"github.com/pairdb/pairdb/services/storage-node/internal/memtable"
+	"github.com/pairdb/pairdb/services/storage-node/internal/stages"
 )
 
 // leaderState is of whoever leads the commit queue.
@@ -56,6 +58,7 @@ func (e *Engine) commitGroup(group []*request) {
 // logGroup checks the batches of a group, gives them their sequences and writes them to the log. It
 // reports whether there is something for applyGroup to do. It runs as the leader.
 func (e *Engine) logGroup(group []*request) (logged bool) {
+	e.lap(group, stages.Queue)
 	err := e.writable()
 	if err == nil && e.leader.next+ikey.Seq(len(group)*e.opts.MaxBatchOps) >= ikey.MaxSeq {
 		err = errors.New("sequence numbers are used up")
@@ -74,17 +77,34 @@ func (e *Engine) logGroup(group []*request) (logged bool) {
 			}
 		}
 	}
+	e.lap(group, stages.Log)
 	return err == nil && live > 0
+}
+
+// lap says that the submitted batches of a group have passed a stage. It runs as the leader, before any
+// of them is woken; those that wait until they are durable may be gone.
+func (e *Engine) lap(group []*request, s stages.Stage) {
+	var now time.Time
+	for _, r := range group {
+		if r.durable || r.batch == nil || r.batch.trail == nil || r.err != nil && s > stages.Log {
+			continue
+		}
+		if now.IsZero() {
+			now = e.opts.Clock.Now()
+		}
+		r.batch.trail.Lap(s, now)
+	}
 }
 
 // writeFrame logs the batches that have no error.
 func (e *Engine) writeFrame(group []*request) error {
-	var memBytes, logBytes, count int
+	var memBytes, logBytes, count, batches int
 	for _, r := range group {
 		if r.err == nil {
 			memBytes += r.batch.memBytes
 			logBytes += len(r.batch.ops)
 			count += r.batch.count
+			batches++
 		}
 	}
 	if err := e.makeRoom(memBytes); err != nil {
@@ -128,6 +148,7 @@ func (e *Engine) writeFrame(group []*request) error {
 		e.noteUnsynced(len(payload))
 	}
 	e.stats.groups.Add(1)
+	e.stats.groupSizes.add(batches)
 	e.stats.logBytes.Add(uint64(len(payload)))
 	return nil
 }
@@ -153,7 +174,7 @@ func (e *Engine) logError(what string, err error) error {
 		return e.poison(err)
 	}
 	if errors.Is(err, vfs.ErrNoSpace) {
-		e.noteDiskFull()
+		e.noteSpace()
 		return fmt.Errorf("%w: commit log: %s: %w", ErrDiskFull, what, err)
 	}
 	return fmt.Errorf("%w: %s: %w", ErrLogWrite, what, err)

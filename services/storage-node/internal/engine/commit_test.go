@@ -63,7 +63,7 @@ func TestPressureDelaysThenRefusesPutsAndLetsDeletesThrough(t *testing.T) {
 	// What makes room must go on when nothing else does.
 	e := mustOpen(t, smallOptions(vfs.NewMem()))
 	put(t, e, testKey(1), "v")
-	set := func(p Pressure) { e.pressure.Store(&p) }
+	set := func(p Pressure) { e.pressure.now.Store(&p) }
 	var b Batch
 	b.Set(testKey(2), rec("v"))
 
@@ -122,6 +122,7 @@ func TestConditionFailsWhenSomethingNewerIsThere(t *testing.T) {
 	other.DeleteRange(testKey(6), testKey(7))
 	require.NoError(t, e.Apply(&other, SyncDefault))
 	require.NoError(t, try(readSeq))
+	require.Equal(t, uint64(4), e.Metrics().Conflicts)
 	require.NoError(t, e.Close())
 }
 
@@ -152,6 +153,7 @@ func TestConditionIsCheckedWithinAGroup(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			seq := e.AppliedSeq()
+			groups, batches := e.Metrics().GroupSizes[1], e.Metrics().GroupedBatches
 			var a, b, c Batch
 			first(&a)
 			b.SetIfUnchanged(testKey(1), rec("second"), seq)
@@ -166,6 +168,9 @@ func TestConditionIsCheckedWithinAGroup(t *testing.T) {
 			require.ErrorIs(t, rb.err, ErrConflict)
 			require.NoError(t, rc.err)
 			require.Equal(t, seq+2, e.AppliedSeq())
+			m := e.Metrics()
+			require.Equal(t, groups+1, m.GroupSizes[1], "a group of the two that were logged")
+			require.Equal(t, batches+2, m.GroupedBatches)
 		})
 	}
 	require.NoError(t, e.Close())

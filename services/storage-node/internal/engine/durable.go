@@ -20,6 +20,7 @@ type durability struct {
 	applied   ikey.Seq // up to it, changes are applied
 	synced    ikey.Seq // the smaller of both
 	syncing   bool
+	ended     uint64 // syncs
 	waiting   []*waiter
 	moved     chan struct{} // not nil: closed and set to nil when visible moves
 }
@@ -196,6 +197,7 @@ func (e *Engine) syncLogged(w *waiter) (done bool, err error) {
 	}
 	d.mu.Lock()
 	d.syncing = false
+	d.ended++
 	if err == nil {
 		d.logSynced = max(d.logSynced, target.seq)
 	}

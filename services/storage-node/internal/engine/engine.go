@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/pairdb/pairdb/libs/compact"
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/cache"
@@ -58,7 +59,16 @@ type Engine struct {
 		cursors      [manifest.NumLevels][]byte
 		closing      bool
 		quarantining map[uint64]bool // marks that are being written
+		cleanup      *cleanup        // that is under way; nil: none
+		// cuts are those that the last pick went by, cutsVersion counts their changes, and kept is what
+		// picker.Facts says.
+		cuts        []compact.HashCut
+		cutsInForce bool
+		cutsVersion uint64
+		kept        map[uint64]picker.Kept
 	}
+
+	cleaning chan struct{} // held by the one cleanup
 
 	arenas arenaPool
 	space  spaceState
@@ -67,7 +77,8 @@ type Engine struct {
 	// Atomic.
 	closed   atomic.Bool // no more writes
 	poisoned atomic.Pointer[error]
-	pressure atomic.Pointer[Pressure]
+	pressure judgement
+	memory   atomic.Uint32 // a MemoryState
 	flushed  atomic.Uint64 // newest sequence of flushed memtables: all up to it is in tables
 	stats    counters
 

@@ -21,6 +21,12 @@ var (
 	// ErrDiskFull says that there is no space for the write. Nothing was applied; writes work again
 	// by themselves when there is space.
 	ErrDiskFull = errors.New("disk is full")
+	// ErrDiskThrottled says that the disk is nearly full and the batch too large for what is left.
+	// Smaller ones are taken.
+	ErrDiskThrottled = errors.New("disk is nearly full")
+	// ErrMemoryPressure says that the process is about to run out of memory. Writes work again by
+	// themselves when there is memory.
+	ErrMemoryPressure = errors.New("memory is nearly used up")
 	// ErrStalled says that flushes or compactions are too far behind. errors.As with *StalledError
 	// tells when to try again.
 	ErrStalled = errors.New("writes are stalled")
@@ -35,6 +41,11 @@ var (
 	ErrCorrupt = sstable.ErrCorrupt
 	// ErrOutOfRange says that the change feed does not reach back so far: take a new snapshot.
 	ErrOutOfRange = errors.New("sequence is out of the change feed's range")
+	// ErrSnapshotHolds says that entries which a cleanup should remove are seen by an open snapshot: call
+	// again when it is closed.
+	ErrSnapshotHolds = errors.New("a snapshot still needs entries that are to go")
+	// ErrTooManyPins says that Options.MaxTailPins names hold the log.
+	ErrTooManyPins = errors.New("too many pins of the commit log")
 	// ErrNewerFormat says that a newer version of the program wrote the directory.
 	ErrNewerFormat = errors.New("data directory has a newer format")
 	// ErrInvalidOptions says that options contradict themselves.

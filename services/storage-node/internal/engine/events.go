@@ -33,7 +33,7 @@ const (
 	EventQuarantined
 	// EventPressure: writes are delayed or refused, or no longer; Reason says why.
 	EventPressure
-	// EventDiskSpace: the state of the disk changed; Reason names it.
+	// EventDiskSpace: the state of the disk changed to Space; Reason names it and what it was.
 	EventDiskSpace
 	// EventDeleteFailed: a file could not be deleted; it is tried again at the next open.
 	EventDeleteFailed
@@ -70,6 +70,7 @@ type Event struct {
 	Table    uint64
 	Seq      uint64
 	Duration time.Duration
+	Space    SpaceState
 	Job      *jobs.Event
 }
 

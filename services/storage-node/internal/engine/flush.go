@@ -45,7 +45,7 @@ func (e *Engine) flushLoop() {
 			return // an event said so; writes are refused, the log keeps everything
 		}
 		if errors.Is(err, vfs.ErrNoSpace) {
-			e.noteDiskFull()
+			e.noteSpace()
 		}
 		select {
 		case <-e.opts.Clock.After(wait):
@@ -108,6 +108,7 @@ func (e *Engine) flushOldest(h *memHandle) error {
 	e.emit(Event{Kind: EventFlushed, Tables: len(tables), Bytes: bytes, Seq: uint64(h.lastSeq()),
 		Duration: e.opts.Clock.Now().Sub(began)})
 	e.trimLog(edit.LogFloor)
+	e.noteSpace()
 	notify(e.wake.schedule)
 	return nil
 }
@@ -197,9 +198,13 @@ type tableWriter struct {
 	num    uint64
 	w      *sstable.Writer
 	last   []byte
+	added  int
 	tables []*manifest.Table
 	made   []uint64 // numbers of all files, for abandon
 }
+
+// entriesPerStep: a disk that works writes so many entries within milliseconds.
+const entriesPerStep = 1024
 
 func (w *tableWriter) add(k ikey.Key, value []byte) error {
 	if w.w != nil && w.limit > 0 && w.w.EstimatedBytes() >= w.limit && !bytes.Equal(k.User, w.last) {
@@ -213,6 +218,9 @@ func (w *tableWriter) add(k ikey.Key, value []byte) error {
 		}
 	}
 	w.last = append(w.last[:0], k.User...)
+	if w.added++; w.added%entriesPerStep == 0 {
+		w.e.stats.flushSteps.Add(1)
+	}
 	return w.w.Add(k, value)
 }
 

@@ -37,6 +37,8 @@ func TestFailedFlushNeverLosesItsMemtable(t *testing.T) {
 	require.Positive(t, stalled.RetryAfter)
 	require.Contains(t, stalled.Error(), "injected")
 	require.Equal(t, o.MaxImmutables, e.Metrics().Immutables)
+	require.Positive(t, e.Metrics().Stalls)
+	require.Positive(t, e.Metrics().StallTime)
 	require.Error(t, e.Flush(context.Background()))
 	for i := 1; i < written-1; i++ {
 		requireValue(t, e, testKey(i), strings.Repeat("x", 100))

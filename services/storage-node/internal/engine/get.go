@@ -8,6 +8,7 @@ import (
 	"github.com/pairdb/pairdb/libs/causal"
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/sstable/filter"
+	"github.com/pairdb/pairdb/services/storage-node/internal/stages"
 )
 
 // The row cache and sequences. A row is the joined record of one key with the sequence at which it
@@ -20,8 +21,16 @@ import (
 // dst[:0], which grows if it must. A key that isn't there is found == false; an answer that damage
 // makes impossible is an error, never an absence.
 func (e *Engine) Get(key, dst []byte) (value []byte, found bool, err error) {
+	return e.GetTrail(key, dst, nil)
+}
+
+// GetTrail is Get that also says in t where it looked; nil: nobody wants to know.
+func (e *Engine) GetTrail(key, dst []byte, t *stages.Trail) (value []byte, found bool, err error) {
 	if e.rows != nil {
 		if value, ok := e.rowAt(key, dst, ikey.Seq(e.visible.Load())); ok {
+			if t != nil {
+				t.Looked(stages.Lookups{Rows: 1})
+			}
 			return value, true, nil
 		}
 	}
@@ -29,7 +38,7 @@ func (e *Engine) Get(key, dst []byte) (value []byte, found bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	value, found, err = s.get(key, at, dst)
+	value, found, err = s.getTrail(key, at, dst, t)
 	if found && e.rows != nil {
 		e.rows.Insert(key, value, at)
 	}
@@ -41,9 +50,17 @@ func (e *Engine) Get(key, dst []byte) (value []byte, found bool, err error) {
 // the sequence at which the answer is valid: what SetIfUnchanged needs. It is for the decision of a
 // write; clients get Get.
 func (e *Engine) GetLatest(key, dst []byte) (value []byte, found bool, readSeq ikey.Seq, err error) {
+	return e.GetLatestTrail(key, dst, nil)
+}
+
+// GetLatestTrail is GetLatest that also says in t where it looked; nil: nobody wants to know.
+func (e *Engine) GetLatestTrail(key, dst []byte, t *stages.Trail) (value []byte, found bool, readSeq ikey.Seq, err error) {
 	if e.rows != nil {
 		at := ikey.Seq(e.applied.Load())
 		if value, ok := e.rowAt(key, dst, at); ok {
+			if t != nil {
+				t.Looked(stages.Lookups{Rows: 1})
+			}
 			return value, true, at, nil
 		}
 	}
@@ -51,12 +68,37 @@ func (e *Engine) GetLatest(key, dst []byte) (value []byte, found bool, readSeq i
 	if err != nil {
 		return nil, false, 0, err
 	}
-	value, found, err = s.get(key, at, dst)
+	value, found, err = s.getTrail(key, at, dst, t)
 	if found && e.rows != nil {
 		e.rows.Insert(key, value, at)
 	}
 	s.unref()
 	return value, found, at, err
+}
+
+// NewestSeq returns the sequence of the newest entry of key that was applied and counts; found is false if
+// there is none. It looks into tables, never into the row cache.
+func (e *Engine) NewestSeq(key []byte) (seq ikey.Seq, found bool, err error) {
+	s, at, err := e.acquire(&e.applied)
+	if err != nil {
+		return 0, false, err
+	}
+	defer s.unref()
+	l := lookup{key: key, hash: filter.Hash(key), at: at}
+	if !s.searchMemtables(&l) {
+		if err := s.searchTables(&l); err != nil {
+			return 0, false, err
+		}
+	}
+	if l.set != nil && l.setAt >= l.floor {
+		seq, found = l.setAt, true
+	}
+	for _, f := range l.frags {
+		if f.seq >= l.floor {
+			seq, found = max(seq, f.seq), true
+		}
+	}
+	return seq, found, nil
 }
 
 // rowAt returns the cached row of key if it is the state at sequence at, which was loaded before.
@@ -146,7 +188,7 @@ func (l *lookup) result() (value []byte, found bool, err error) {
 		}
 		joined, err := causal.JoinEncoded(spare[:0], f.value, dst)
 		if err != nil {
-			return nil, false, fmt.Errorf("join fragments of %.40q: %w", l.key, err)
+			return nil, false, fmt.Errorf("join fragments of key %s: %w", ikey.Hash(l.key), err)
 		}
 		dst, spare = joined, dst
 	}
@@ -158,11 +200,23 @@ func (l *lookup) result() (value []byte, found bool, err error) {
 
 // get returns the joined record of key at sequence at, in dst[:0] if it fits.
 func (s *readState) get(key []byte, at ikey.Seq, dst []byte) (value []byte, found bool, err error) {
+	return s.getTrail(key, at, dst, nil)
+}
+
+// getTrail is get that also says in t where it looked, if there is one.
+func (s *readState) getTrail(key []byte, at ikey.Seq, dst []byte, t *stages.Trail) (value []byte, found bool, err error) {
 	l := lookup{key: key, hash: filter.Hash(key), at: at, dst: dst[:0], free: dst[:0]}
-	if !s.searchMemtables(&l) {
+	if complete := s.searchMemtables(&l); complete {
+		if t != nil {
+			t.Looked(stages.Lookups{Memtables: 1})
+		}
+	} else {
 		err := s.searchTables(&l)
 		s.reads.counts.filterSkips.Add(l.skips)
 		s.reads.counts.tableProbes.Add(l.probes)
+		if t != nil {
+			t.Looked(stages.Lookups{Tables: int64(l.probes), Skipped: int64(l.skips)})
+		}
 		if err != nil {
 			if isDamage(err) {
 				s.reads.counts.corruptReads.Add(1)

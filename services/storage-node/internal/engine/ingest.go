@@ -80,8 +80,8 @@ func (e *Engine) ingestOnce(ctx context.Context, files []string, ahead ikey.Seq)
 	if err := e.writable(); err != nil {
 		return 0, err
 	}
-	if p := e.pressure.Load(); p != nil && p.DiskFull {
-		return 0, fmt.Errorf("%w: %s", ErrDiskFull, p.Reason)
+	if err := e.CheckRoom(); err != nil {
+		return 0, err
 	}
 	seq := ikey.Seq(e.applied.Load()) + ahead
 	if seq >= ikey.MaxSeq-ahead {
@@ -107,6 +107,18 @@ func (e *Engine) ingestOnce(ctx context.Context, files []string, ahead ikey.Seq)
 	e.emit(Event{Kind: EventIngested, Tables: len(in.tables), Bytes: int64(in.bytes), Seq: uint64(seq)})
 	notify(e.wake.schedule)
 	return seq, e.waitDurable(seq)
+}
+
+// CheckRoom refuses, with ErrDiskThrottled or ErrDiskFull, what others send in bulk from a throttled disk
+// on: whoever sends it has the data, and can come back.
+func (e *Engine) CheckRoom() error {
+	switch s, _ := e.Space(); s {
+	case SpaceFull:
+		return fmt.Errorf("%w: nothing is ingested", ErrDiskFull)
+	case SpaceThrottled:
+		return fmt.Errorf("%w: nothing is ingested", ErrDiskThrottled)
+	}
+	return nil
 }
 
 // write joins the files into new tables.
@@ -191,12 +203,12 @@ func (in *ingest) copy(ctx context.Context, it iterator.Iterator, w *tableWriter
 			return err
 		}
 		if _, err := causal.Decode(value); err != nil {
-			return fmt.Errorf("%w: key %.80q: %w", ErrInvalidTable, k.User, err)
+			return fmt.Errorf("%w: key %s: %w", ErrInvalidTable, ikey.Hash(k.User), err)
 		}
 		if key != nil && bytes.Equal(key, k.User) {
 			joined, err := causal.JoinEncoded(spare[:0], acc, value)
 			if err != nil {
-				return fmt.Errorf("%w: key %.80q: %w", ErrInvalidTable, k.User, err)
+				return fmt.Errorf("%w: key %s: %w", ErrInvalidTable, ikey.Hash(k.User), err)
 			}
 			acc, spare = joined, acc
 			continue

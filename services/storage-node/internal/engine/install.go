@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 
 	"github.com/pairdb/pairdb/libs/compact"
 	"github.com/pairdb/pairdb/libs/vfs"
@@ -28,13 +29,18 @@ func (e *Engine) applyEdit(edit manifest.Edit, before, after func()) error {
 		case errors.Is(err, manifest.ErrPoisoned):
 			return e.poison(fmt.Errorf("manifest: %w", err))
 		case errors.Is(err, vfs.ErrNoSpace):
-			e.noteDiskFull()
+			e.noteSpace()
 		}
 		return err
 	}
 	e.mu.Lock()
 	if before != nil {
 		before()
+	}
+	for _, d := range edit.Deleted {
+		if !slices.ContainsFunc(edit.Added, func(a manifest.Added) bool { return a.Table.Num == d.Num }) {
+			delete(e.mu.kept, d.Num)
+		}
 	}
 	e.installReadStateLocked()
 	if after != nil {
@@ -92,7 +98,16 @@ func (i installer) Install(p *jobs.Plan, outs []compact.Output, files []string, 
 		edit.Added = append(edit.Added, manifest.Added{Level: r.plan.OutputLevel, Table: t})
 		bytes += t.Size
 	}
-	if err := e.applyEdit(edit, nil, nil); err != nil {
+	note := func() {
+		e.noteKeptLocked(r, tables)
+		if c := r.cleanup; c != nil {
+			for _, t := range tables {
+				c.cleaned[t.Num] = true
+			}
+			c.dropped, c.left = c.dropped+p.Stats.Dropped, c.left+p.Stats.DropLeft
+		}
+	}
+	if err := e.applyEdit(edit, note, nil); err != nil {
 		e.discard(err, tables)
 		if errors.Is(err, manifest.ErrInvalidEdit) {
 			return fmt.Errorf("%w: %w", jobs.ErrObsolete, err)
@@ -100,6 +115,7 @@ func (i installer) Install(p *jobs.Plan, outs []compact.Output, files []string, 
 		return err
 	}
 	e.stats.installs.Add(1)
+	e.stats.dropped.Add(p.Stats.Dropped)
 	e.stats.installBytes.Add(bytes)
 	e.stats.jobBytesIn.Add(r.plan.Bytes())
 	e.emit(Event{Kind: EventInstalled, Tables: len(tables), Bytes: int64(bytes), Reason: by.String() + ": " + r.plan.Reason})

@@ -33,6 +33,16 @@ func (e *Engine) Compact(ctx context.Context, start, end []byte, progress func(C
 	}
 	m := picker.Manual{Span: manifest.Span{Start: start, End: end, Exclusive: end != nil}, Before: e.manifest.NewFile(), Seq: seq}
 	var at CompactProgress
+	return e.runManual(ctx, m, &at, func() {
+		if progress != nil {
+			progress(at)
+		}
+	})
+}
+
+// runManual takes the steps of a manual compaction until there is none left. at is changed, and then step
+// called, after each.
+func (e *Engine) runManual(ctx context.Context, m picker.Manual, at *CompactProgress, step func()) error {
 	var skipped, failed int
 	for {
 		if err := ctx.Err(); err != nil {
@@ -69,9 +79,7 @@ func (e *Engine) Compact(ctx context.Context, start, end []byte, progress func(C
 		}
 		m = next
 		at.Level, at.Jobs, at.Bytes = r.plan.Inputs[0].Level, at.Jobs+1, at.Bytes+r.plan.Bytes()
-		if progress != nil {
-			progress(at)
-		}
+		step()
 	}
 }
 

@@ -13,15 +13,15 @@ import (
 // arenaPool keeps memtables of the standard size that nobody holds any more: fresh memory costs a
 // page fault every 4 KiB, at the moment when all writers wait.
 type arenaPool struct {
-	max   int // of them; 0: none are kept
 	mu    sync.Mutex
+	max   int // of them; 0: none are kept
 	spare []*memtable.Table
 }
 
 // give takes a memtable without references back.
 func (p *arenaPool) give(t *memtable.Table, standard int) {
-	if t.AvailableBytes()+t.SizeBytes() > standard+standard/4 {
-		return // made for one large batch
+	if size := t.AvailableBytes() + t.SizeBytes(); size > standard+standard/4 || size < standard/2 {
+		return // made for one large batch, or while memory was short
 	}
 	p.mu.Lock()
 	room := len(p.spare) < p.max
@@ -34,6 +34,17 @@ func (p *arenaPool) give(t *memtable.Table, standard int) {
 	defer p.mu.Unlock()
 	if len(p.spare) < p.max {
 		p.spare = append(p.spare, t)
+	}
+}
+
+// keep bounds what is kept; what is more goes.
+func (p *arenaPool) keep(n int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.max = n
+	if len(p.spare) > n {
+		clear(p.spare[n:])
+		p.spare = p.spare[:n]
 	}
 }
 
@@ -55,12 +66,14 @@ func (p *arenaPool) keepSpare(standard int) {
 }
 
 // memtableLoop makes the next memtable ahead of the rotation that needs it: fresh memory for it takes
-// tens of milliseconds, in which nobody writes.
+// tens of milliseconds, in which nobody writes. While memory is short it flushes early instead.
 func (e *Engine) memtableLoop() {
 	for {
 		select {
 		case <-e.wake.memtable:
-			e.arenas.keepSpare(e.opts.MemtableBytes)
+			e.arenas.keepSpare(e.memtableBytes())
+		case <-e.wake.shrink:
+			e.flushEarly()
 		case <-e.stop:
 			return
 		}
@@ -83,8 +96,8 @@ func (p *arenaPool) take(standard, need int) *memtable.Table {
 // makeRoom makes sure that the active memtable takes need bytes. It waits while too many memtables
 // wait for their flush. It runs as the leader, before anything is logged.
 func (e *Engine) makeRoom(need int) error {
-	if m := e.mem(); m.AvailableBytes() >= need && m.SizeBytes() < e.opts.MemtableBytes {
-		if !m.nextAsked && m.SizeBytes() > e.opts.MemtableBytes/2 {
+	if m, full := e.mem(), e.memtableBytes(); m.AvailableBytes() >= need && m.SizeBytes() < full {
+		if !m.nextAsked && m.SizeBytes() > full/2 {
 			m.nextAsked = true
 			notify(e.wake.memtable)
 		}
@@ -106,6 +119,7 @@ func (e *Engine) waitForFlush() error {
 	}
 	e.stats.stalls.Add(1)
 	began := e.opts.Clock.Now()
+	defer func() { e.stats.stallNanos.Add(uint64(e.opts.Clock.Now().Sub(began))) }()
 	for len(e.mu.imm) >= e.opts.MaxImmutables {
 		switch {
 		case e.mu.closing:
@@ -119,7 +133,6 @@ func (e *Engine) waitForFlush() error {
 		}
 		e.mu.changed.Wait()
 	}
-	e.stats.stallNanos.Add(uint64(e.opts.Clock.Now().Sub(began)))
 	return nil
 }
 
@@ -128,7 +141,7 @@ func (e *Engine) waitForFlush() error {
 func (e *Engine) rotate(need int) { e.rotateTo(need, e.log.Segment()) }
 
 func (e *Engine) rotateTo(need int, segment uint64) {
-	h := &memHandle{Table: e.arenas.take(e.opts.MemtableBytes, need), first: e.leader.next, segment: segment}
+	h := &memHandle{Table: e.arenas.take(e.memtableBytes(), need), first: e.leader.next, segment: segment}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.mu.imm = append(e.mu.imm, e.mu.mem)
@@ -136,6 +149,7 @@ func (e *Engine) rotateTo(need int, segment uint64) {
 	e.installReadStateLocked()
 	e.mu.changed.Broadcast()
 	e.stats.rotations.Add(1)
+	e.noteSpace()
 }
 
 // lastSeq returns the newest sequence in the memtable.

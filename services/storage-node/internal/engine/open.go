@@ -12,7 +12,7 @@ import (
 	"github.com/pairdb/pairdb/services/storage-node/internal/cache"
 	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/manifest"
-	"github.com/pairdb/pairdb/services/storage-node/internal/memtable"
+	"github.com/pairdb/pairdb/services/storage-node/internal/picker"
 )
 
 // Open opens the data directory dir, which it makes if it is not there, and recovers what the last
@@ -33,6 +33,7 @@ func newEngine(dir string, o Options) *Engine {
 	e := &Engine{dir: dir, opts: o, fs: o.FS, stop: make(chan struct{}), wake: newWakeups()}
 	e.mu.changed.L = &e.mu
 	e.mu.quarantining = map[uint64]bool{}
+	e.mu.kept, e.cleaning = map[uint64]picker.Kept{}, make(chan struct{}, 1)
 	e.tails.pins, e.tails.open = map[string]*tailPin{}, map[*Tail]struct{}{}
 	e.tails.ingests, e.tails.kept, e.tails.obsolete = map[ikey.Seq][]uint64{}, map[uint64]int{}, map[uint64]bool{}
 	e.blocks, e.rows = cache.NewBlocks(o.BlockCacheBytes), cache.NewRows(o.RowCacheBytes)
@@ -44,7 +45,7 @@ func newEngine(dir string, o Options) *Engine {
 	if !o.NoSpareMemtable {
 		e.arenas.max = 1 // for the rotation to come
 	}
-	e.recycle = func(t *memtable.Table) { e.arenas.give(t, o.MemtableBytes) }
+	e.recycle = e.recycleMemtable
 	return e
 }
 
@@ -57,6 +58,9 @@ func (e *Engine) open() (err error) {
 	}
 	if e.lock, err = e.fs.Lock(path.Join(e.dir, lockName)); err != nil {
 		return fmt.Errorf("%s: %w", lockName, err)
+	}
+	if e.opts.Locked != nil {
+		e.opts.Locked()
 	}
 	undo := []func() error{e.lock.Close}
 	defer func() {

@@ -196,6 +196,9 @@ func TestTornTailIsCutAndDamageRefused(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, torn, 1)
 	require.Positive(t, torn[0].Bytes)
+	m := e2.Metrics()
+	require.Equal(t, uint64(1), m.TornTails)
+	require.Equal(t, uint64(torn[0].Bytes), m.TornTailBytes)
 	requireValue(t, e2, testKey(77), "")
 	requireValue(t, e2, testKey(19), "v")
 	put(t, e2, testKey(5), "after the cut")
@@ -243,6 +246,7 @@ func TestMissingTableIsQuarantinedAndSaid(t *testing.T) {
 	require.NoError(t, err)
 	require.Len(t, q, 1)
 	require.Equal(t, 1, e.Metrics().Quarantined)
+	require.Positive(t, e.Metrics().Reads.CorruptReads)
 	require.NoError(t, e.Close())
 }
 

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/pairdb/pairdb/libs/compact"
 	"github.com/pairdb/pairdb/libs/sstable"
 	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/commitlog"
@@ -52,6 +53,9 @@ type Options struct {
 	Rand  *rand.Rand
 	// Events gets typed events, one at a time. It must return soon and not call the engine.
 	Events func(Event)
+	// Locked is called by Open when the directory is this process's, before anything is read. It must
+	// return soon. May be nil.
+	Locked func()
 
 	// Sync is SyncGroup.
 	Sync SyncMode
@@ -156,6 +160,10 @@ type Options struct {
 	// GCBefore returns the cut of collection (hybrid-logical timestamp): tombstones and expired
 	// siblings below it may go where nothing older is left. Default: nothing is collected.
 	GCBefore func() uint64
+	// Cuts returns, when inForce, up to which sequence the entries of each hash range may be collected;
+	// see compact.Job.Cuts. They are as compact.UniteCuts returns them, and nobody changes them. Default:
+	// never in force.
+	Cuts func() (cuts []compact.HashCut, inForce bool)
 	// NoAutoCompaction leaves compaction to Compact; for tests and bulk loads.
 	NoAutoCompaction bool
 	// Jobs configures the board; the engine fills FS, Dir, Now, After, Rand, Installer and Events.
@@ -164,7 +172,14 @@ type Options struct {
 	// ReserveBytes is 256 MiB of free disk space below which writes are refused, so that flushes,
 	// compactions and the manifest can still free space. Negative: none.
 	ReserveBytes int64
-	// SpacePoll is 5 s between looks at the disk; an ENOSPC is noticed at once.
+	// DiskWarningPercent is 85 % of the disk in use: somebody should make room.
+	DiskWarningPercent int
+	// DiskThrottledPercent is 90 % of the disk in use: large batches are refused, and ingests.
+	DiskThrottledPercent int
+	// DiskFullPercent is 95 % of the disk in use: only what makes room is taken, as below ReserveBytes.
+	DiskFullPercent int
+	// SpacePoll is 5 s between looks at the disk, 1 s from the warning on, because others may fill it. It
+	// is looked at besides when a memtable is full, when one is flushed, and at an ENOSPC.
 	SpacePoll time.Duration
 	// DeleteBytesPerSecond is 512 MiB/s: deleting many files at once stalls some file systems.
 	// Negative: no limit.
@@ -176,6 +191,9 @@ type Options struct {
 	// MaxTailPins is 64 named pins.
 	MaxTailPins int
 }
+
+// minMemtableBytes: smaller ones have no room for their own structure.
+const minMemtableBytes = 4 << 10
 
 func orDefault[T int | int64 | time.Duration](v *T, d T) {
 	if *v == 0 {
@@ -223,8 +241,14 @@ func (o Options) withDefaults() Options {
 	if o.GCBefore == nil {
 		o.GCBefore = func() uint64 { return 0 }
 	}
+	if o.Cuts == nil {
+		o.Cuts = func() ([]compact.HashCut, bool) { return nil, false }
+	}
 	orDefault(&o.ReserveBytes, 256<<20)
 	o.ReserveBytes = max(o.ReserveBytes, 0)
+	orDefault(&o.DiskWarningPercent, 85)
+	orDefault(&o.DiskThrottledPercent, 90)
+	orDefault(&o.DiskFullPercent, 95)
 	orDefault(&o.SpacePoll, 5*time.Second)
 	orDefault(&o.DeleteBytesPerSecond, 512<<20)
 	orDefault(&o.TailRetentionBytes, 1<<30)
@@ -246,7 +270,7 @@ func (o Options) Validate() error {
 		{o.MaxBatchOps > 0 && o.MaxGroupBytes > 0, "MaxBatchOps and MaxGroupBytes must be positive"},
 		{o.LogSegmentBytes >= 4<<10, "LogSegmentBytes must be at least 4 KiB"},
 		{o.LogPrewrite <= commitlog.PrewriteAlways, "LogPrewrite is unknown"},
-		{o.MemtableBytes >= 4<<10 && o.MemtableBytes <= 4<<30, "MemtableBytes must be between 4 KiB and 4 GiB"},
+		{o.MemtableBytes >= minMemtableBytes && o.MemtableBytes <= 4<<30, "MemtableBytes must be between 4 KiB and 4 GiB"},
 		{o.MaxImmutables > 0, "MaxImmutables must be positive"},
 		{o.FlushRetry > 0, "FlushRetry must be positive"},
 		{o.TableBytes >= 4<<10, "TableBytes must be at least 4 KiB"},
@@ -258,6 +282,8 @@ func (o Options) Validate() error {
 		{o.LevelMultiplier >= 2 && o.BaseBytes > 0, "LevelMultiplier must be at least 2 and BaseBytes positive"},
 		{o.MaxJobs > 0 && o.MaxJobInputBytes >= o.TableBytes, "MaxJobs must be positive and MaxJobInputBytes hold a table"},
 		{o.SpacePoll > 0, "SpacePoll must be positive"},
+		{0 < o.DiskWarningPercent && o.DiskWarningPercent <= o.DiskThrottledPercent && o.DiskThrottledPercent <= o.DiskFullPercent && o.DiskFullPercent <= 100,
+			"0 < DiskWarningPercent <= DiskThrottledPercent <= DiskFullPercent <= 100 must hold"},
 		{o.TailRetentionBytes > 0 && o.MaxTailPins > 0, "TailRetentionBytes and MaxTailPins must be positive"},
 	} {
 		if !c.ok {

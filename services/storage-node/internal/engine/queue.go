@@ -4,6 +4,8 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+
+	"github.com/pairdb/pairdb/services/storage-node/internal/stages"
 )
 
 // commitQueue is where batches wait to be committed. The first one in an idle queue leads: it takes
@@ -20,7 +22,8 @@ type commitQueue struct {
 	length     int
 	urgent     int // of them, those that are not durable: they are never held
 	leading    bool
-	hold       bool // a sync runs
+	hold       bool   // a sync runs
+	groups     uint64 // that were taken
 	// woken is how many were woken since the last group: they tend to write again at once.
 	woken atomic.Int64
 }
@@ -160,6 +163,7 @@ func (e *Engine) lead(own *request) (syncs bool) {
 // endLead hands the lead on and wakes those of the group who wait for nothing else. It runs as the
 // leader, own.
 func (e *Engine) endLead(own *request, group []*request) {
+	e.lap(group, stages.Memtable)
 	e.passLead()
 	for _, r := range group {
 		if r != own {
@@ -212,6 +216,7 @@ func (e *Engine) takeGroup(own *request) {
 		q.tail = nil
 	}
 	q.length -= len(own.group)
+	q.groups++
 	for _, r := range own.group {
 		if !r.durable {
 			q.urgent--

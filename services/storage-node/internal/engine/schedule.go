@@ -20,6 +20,13 @@ import (
 type running struct {
 	plan   picker.Plan
 	tables []*manifest.Table
+	// gcBefore, cuts, cutsInForce and cutsVersion are what the job collects by.
+	gcBefore    uint64
+	cuts        []compact.HashCut
+	cutsInForce bool
+	cutsVersion uint64
+	// cleanup is the one that the job works for; nil: it drops nothing.
+	cleanup *cleanup
 	// Guarded by e.mu: how it ended.
 	done  bool
 	state jobs.State
@@ -112,8 +119,14 @@ func (e *Engine) pick(choose func(*picking) (picker.Plan, bool)) (*running, []ik
 	}
 	v := e.manifest.Current()
 	defer v.Unref()
-	p := &picking{version: v, busy: &e.mu.busy, jobs: e.mu.jobs,
-		facts: picker.Facts{MemMerges: e.mergeSpansLocked(), GCBefore: e.opts.GCBefore(), Cursors: e.mu.cursors, RangeDeletes: e.rangeDeletesLocked()}}
+	e.loadCutsLocked()
+	p := &picking{version: v, busy: &e.mu.busy, jobs: e.mu.jobs, facts: picker.Facts{
+		MemMerges: e.mergeSpansLocked(), GCBefore: e.opts.GCBefore(), Cursors: e.mu.cursors, RangeDeletes: e.rangeDeletesLocked(),
+		Kept: e.mu.kept, CutsVersion: e.mu.cutsVersion,
+	}}
+	if e.mu.cleanup != nil {
+		p.facts.Cleaned = e.mu.cleanup.cleaned
+	}
 	snapshots := e.snapshots.sequences()
 	if len(snapshots) > 0 && snapshots[0] == 0 {
 		snapshots = snapshots[1:] // of the empty store: it needs nothing, and 0 is none for the picker
@@ -125,7 +138,10 @@ func (e *Engine) pick(choose func(*picking) (picker.Plan, bool)) (*running, []ik
 	if !ok {
 		return nil, nil
 	}
-	r := &running{plan: plan, tables: plan.Tables()}
+	r := &running{plan: plan, tables: plan.Tables(), gcBefore: p.facts.GCBefore, cuts: e.mu.cuts, cutsInForce: e.mu.cutsInForce, cutsVersion: e.mu.cutsVersion}
+	if plan.AtLastLevel() {
+		r.cleanup = e.mu.cleanup
+	}
 	for _, t := range r.tables {
 		t.Pin()
 	}
@@ -135,6 +151,29 @@ func (e *Engine) pick(choose func(*picking) (picker.Plan, bool)) (*running, []ik
 		e.mu.cursors[plan.Inputs[0].Level] = plan.Cursor
 	}
 	return r, snapshots
+}
+
+// loadCutsLocked takes over the cuts of hash ranges as they are now. e.mu is held.
+func (e *Engine) loadCutsLocked() {
+	cuts, inForce := e.opts.Cuts()
+	if inForce == e.mu.cutsInForce && slices.Equal(cuts, e.mu.cuts) {
+		return
+	}
+	e.mu.cuts, e.mu.cutsInForce = cuts, inForce
+	e.mu.cutsVersion++
+}
+
+// noteKeptLocked remembers which outputs of a merge have collectable things that its cuts held back, so
+// that the tables are not rewritten for them again and again. e.mu is held.
+func (e *Engine) noteKeptLocked(r *running, tables []*manifest.Table) {
+	if !r.cutsInForce || !r.plan.Bottom() {
+		return
+	}
+	for _, t := range tables {
+		if t.Tombstones > 0 && t.OldestCollectible < r.gcBefore {
+			e.mu.kept[t.Num] = picker.Kept{CutsVersion: r.cutsVersion, GCBefore: r.gcBefore}
+		}
+	}
 }
 
 // mergeSpansLocked returns the spans of the fragments in memtables. e.mu is held.
@@ -189,10 +228,16 @@ func (e *Engine) take(r *running, snapshots []ikey.Seq) error {
 func (e *Engine) jobPlan(r *running, snapshots []ikey.Seq) *jobs.Plan {
 	p := &jobs.Plan{Priority: r.plan.Score, Reason: r.plan.Reason, Tag: r, MinSeq: ikey.MaxSeq}
 	p.Job = compact.Job{
-		Kind: compact.Merge, OutputLevel: r.plan.OutputLevel, Snapshots: snapshots, GCBefore: e.opts.GCBefore(),
-		Bottommost: r.plan.Bottommost,
+		Kind: compact.Merge, OutputLevel: r.plan.OutputLevel, Snapshots: snapshots, Bottommost: r.plan.Bottommost,
+		GCBefore: r.gcBefore, CutsInForce: r.cutsInForce,
 		Table: compact.TableOptions{Format: sstable.FormatVersion, TargetBytes: int64(r.plan.TargetBytes), BlockBytes: e.opts.BlockBytes,
 			Compression: e.opts.compression(r.plan.OutputLevel), ValueBlockBytes: e.opts.ValueBlockBytes, FilterBits: e.opts.FilterBitsPerKey},
+	}
+	if r.cutsInForce {
+		p.Job.Cuts = r.cuts
+	}
+	if r.cleanup != nil {
+		p.Job.Drop, p.Job.MaxBytesPerSecond = r.cleanup.drop, r.cleanup.rate
 	}
 	for _, in := range r.plan.Inputs {
 		tables := in.Tables

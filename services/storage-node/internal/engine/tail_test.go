@@ -155,7 +155,7 @@ func TestPinsAreLimitedAndNamed(t *testing.T) {
 	require.ErrorIs(t, e.PinTail(strings.Repeat("x", 200), 1), ErrInvalidKey)
 	require.NoError(t, e.PinTail("a", 1))
 	require.NoError(t, e.PinTail("b", 1))
-	require.Error(t, e.PinTail("c", 1))
+	require.ErrorIs(t, e.PinTail("c", 1), ErrTooManyPins)
 	require.NoError(t, e.PinTail("b", 5))
 	require.NoError(t, e.UnpinTail("a"))
 	require.NoError(t, e.PinTail("c", 1))

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,7 +64,7 @@ func (e *Engine) PinTail(name string, from ikey.Seq) error {
 	full := !there && len(e.tails.pins) >= e.opts.MaxTailPins
 	e.tails.mu.Unlock()
 	if full {
-		return fmt.Errorf("pin %q: there are %d pins already", name, e.opts.MaxTailPins)
+		return fmt.Errorf("pin %q: %w: there are %d already", name, ErrTooManyPins, e.opts.MaxTailPins)
 	}
 	pin, err := e.pinLog(from)
 	if err != nil {
@@ -314,4 +315,23 @@ func (t *tailState) staleFacts(meta map[string]string) {
 		}
 	}
 	t.stale = nil
+}
+
+// PinnedTail returns the sequence from which on a pin keeps the log; ok is false when there is none of that
+// name, because it was never taken, ended, or broke.
+func (e *Engine) PinnedTail(name string) (from ikey.Seq, ok bool) {
+	e.tails.mu.Lock()
+	defer e.tails.mu.Unlock()
+	pin := e.tails.pins[name]
+	if pin == nil {
+		return 0, false
+	}
+	return pin.seq, true
+}
+
+// TailPins returns the names of the pins that hold the log, sorted.
+func (e *Engine) TailPins() []string {
+	e.tails.mu.Lock()
+	defer e.tails.mu.Unlock()
+	return slices.Sorted(maps.Keys(e.tails.pins))
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/services/storage-node/internal/stages"
 )
 
 // Pending is a write that was applied and whose durability can be waited for. It is a value: it
@@ -82,26 +83,48 @@ func (e *Engine) checkBatch(b *Batch) error {
 	return nil
 }
 
-// admit is the stall check: it delays or refuses a write while flushes, compactions or the disk are
-// behind. Batches that only delete, and urgent ones, are let through: they make room.
+// admit is the stall check: it delays or refuses a write while flushes or compactions are behind, or
+// disk or memory are used up. Batches that only delete physically, and urgent ones, are let through: they
+// make room. It costs one atomic load while all is well.
 func (e *Engine) admit(b *Batch) error {
 	p := e.pressure.Load()
-	if p == nil || !p.Refuse && p.Delay == 0 || b.puts == 0 || b.urgent {
+	if p == nil || !p.Refuse && p.Delay == 0 && p.MaxBatchBytes == 0 || b.puts == 0 || b.urgent {
 		return nil
 	}
-	if p.Refuse {
+	if err := p.refusal(b); err != nil {
 		e.stats.refused.Add(1)
-		if p.DiskFull {
-			return fmt.Errorf("%w: %s", ErrDiskFull, p.Reason)
-		}
-		return &StalledError{Reason: p.Reason, RetryAfter: p.RetryAfter}
+		return err
+	}
+	if p.Delay == 0 {
+		return nil
 	}
 	e.stats.delayed.Add(1)
 	e.stats.delayNanos.Add(uint64(p.Delay))
 	select {
 	case <-e.opts.Clock.After(p.Delay):
+		if b.trail != nil {
+			b.trail.Lap(stages.Delay, e.opts.Clock.Now())
+		}
 		return nil
 	case <-e.stop:
 		return ErrClosed
 	}
+}
+
+// refusal returns why b is refused, or nil. The disk lets removals through: a tombstone is smaller than
+// what it lets compactions drop.
+func (p *Pressure) refusal(b *Batch) error {
+	switch {
+	case p.DiskFull && b.removal && !p.NoDeletes:
+		return nil
+	case p.DiskFull:
+		return fmt.Errorf("%w: %s", ErrDiskFull, p.Reason)
+	case p.Memory:
+		return fmt.Errorf("%w: %s", ErrMemoryPressure, p.Reason)
+	case p.Refuse:
+		return &StalledError{Reason: p.Reason, RetryAfter: p.RetryAfter}
+	case p.MaxBatchBytes > 0 && len(b.ops) > p.MaxBatchBytes && !b.removal:
+		return fmt.Errorf("%w: the batch has %d bytes, at most %d are taken until there is room", ErrDiskThrottled, len(b.ops), p.MaxBatchBytes)
+	}
+	return nil
 }

@@ -40,6 +40,9 @@ type Plan struct {
 	Reason string
 	// Tag is the engine's own; the board hands it back untouched.
 	Tag any
+	// Stats are what became of the entries. The board fills them in before Installer.Install, from a
+	// report that it has verified.
+	Stats compact.Stats
 }
 
 // Origin says who wrote the outputs.
@@ -270,6 +273,8 @@ type Options struct {
 	// Rand seeds the board's own source, which makes the session and picks what is read again in
 	// full. It must differ from process to process. Required; used by NewBoard only.
 	Rand *rand.Rand
+	// Session names this process's leases; 0: a random one.
+	Session uint64
 	// Installer is the engine. Required.
 	Installer Installer
 	// Events gets every state change, in order. It must not call the board. May be nil.
@@ -298,6 +303,9 @@ type Options struct {
 	// VerifyProbability is how often outputs are read again in full before they are installed:
 	// 0 never, 1 always.
 	VerifyProbability float64
+	// AuditProbability is how often the merge of another process is done again by the node, and compared
+	// entry by entry; always, once a worker was caught at another result.
+	AuditProbability float64
 
 	// Mode, LocalAfter (30 s) and LocalRate (32 MiB/s, negative is no limit) govern the executor
 	// in this process; it has one slot.

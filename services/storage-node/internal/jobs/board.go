@@ -20,6 +20,7 @@ type Board struct {
 
 	mu     sync.Mutex
 	closed bool
+	caught bool // a worker of this session reported what no merge gives
 	nextID uint64
 	jobs   map[uint64]*job   // not terminal
 	inputs map[uint64]uint64 // table number → job that has it
@@ -103,6 +104,7 @@ func NewBoard(o Options) (*Board, error) {
 		wake:    make(chan struct{}),
 		workers: map[workerID]*worker{},
 		rate:    o.Rate,
+		session: o.Session,
 	}
 	for b.session == 0 {
 		b.session = o.Rand.Uint64()

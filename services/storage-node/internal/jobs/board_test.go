@@ -449,7 +449,7 @@ func TestObsoletePlanIsCancelledNotRetried(t *testing.T) {
 }
 
 func TestCloseEndsPollsLeasesAndPins(t *testing.T) {
-	inBubble(t, nil, func(f *fixture) {
+	inBubble(t, func(o *Options) { o.Formats = []uint32{1, 9} }, func(f *fixture) {
 		ids := []uint64{f.offer(f.e.somePlan("a")), f.offer(f.e.somePlan("b"))}
 		l := f.lease(someWorker("w"))
 		other := someWorker("other")
@@ -533,5 +533,44 @@ func TestVerdictBelongsToItsAttempt(t *testing.T) {
 		}
 		require.Equal(f, Rejected, f.complete(l.Key, Report{}).Outcome)
 		require.Nil(f, fs.before)
+	})
+}
+
+func TestPromisedSpaceShrinksWithTheWork(t *testing.T) {
+	// Writes must leave a running merge the space that it was promised, but not that twice: once promised
+	// and once written.
+	inBubble(t, nil, func(f *fixture) {
+		p := f.e.somePlan("k")
+		f.offer(p)
+		require.Zero(f, f.b.PromisedBytes(), "nobody has it yet")
+		l := f.lease(someWorker("w"))
+		inputs := p.Job.Inputs[0].Size + p.Job.Inputs[1].Size
+		require.Equal(f, f.b.Status().ReservedBytes, f.b.PromisedBytes())
+		f.b.Heartbeat(l.Key, inputs/2)
+		require.InDelta(f, float64(inputs-inputs/2)*1.1, float64(f.b.PromisedBytes()), 2)
+		f.b.Heartbeat(l.Key, inputs)
+		require.Zero(f, f.b.PromisedBytes())
+		require.Equal(f, Installed, f.finish(l).Outcome)
+		require.Zero(f, f.b.PromisedBytes())
+	})
+}
+
+func TestCompactorsAreCountedWhileTheyAreHeard(t *testing.T) {
+	// A compactor between two polls is there; one that was not heard for a lease is not.
+	inBubble(t, nil, func(f *fixture) {
+		count, last := f.b.Compactors()
+		require.Zero(f, count)
+		require.Zero(f, last)
+		f.offer(f.e.somePlan("k"))
+		l := f.lease(someWorker("w"))
+		began := time.Now()
+		count, last = f.b.Compactors()
+		require.Equal(f, 1, count)
+		require.Equal(f, began, last)
+		require.Equal(f, Installed, f.finish(l).Outcome)
+		time.Sleep(time.Minute) // of the bubble
+		count, last = f.b.Compactors()
+		require.Zero(f, count)
+		require.Less(f, last.Sub(began), time.Minute)
 	})
 }

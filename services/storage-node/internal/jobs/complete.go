@@ -118,6 +118,8 @@ func (b *Board) judge(j *job, waiting *judgement, k Key, r Report) {
 		b.requeueLocked(j, EventNoSpace, err.Error(), true)
 	default:
 		v = Verdict{Rejected, err.Error()}
+		var why *rejection
+		b.caught = b.caught || errors.As(err, &why) && why.code == codeContent
 		b.failLocked(j, EventRejected, err.Error())
 	}
 	waiting.verdict = v
@@ -137,12 +139,18 @@ func (b *Board) verifyAndInstall(j *job, k Key, r Report) ([]compact.Output, err
 	if err != nil {
 		return nil, err
 	}
+	if b.audited(j) {
+		if err := b.audit(b.ctx, j.plan, r.Stats, outs, files); err != nil {
+			return nil, err
+		}
+	}
 	b.mu.Lock()
 	cancelled, by := j.cancelled, j.origin()
 	b.mu.Unlock()
 	if cancelled != "" {
 		return nil, fmt.Errorf("%w: %s", ErrObsolete, cancelled)
 	}
+	j.plan.Stats = r.Stats
 	if err := b.o.Installer.Install(j.plan, outs, files, by); err != nil {
 		return nil, fmt.Errorf("install: %w", err)
 	}

@@ -122,4 +122,6 @@ type Status struct {
 	ExternalWorkers int
 	// ReservedBytes is the headroom promised to attempts.
 	ReservedBytes uint64
+	// MaxJobs is how many jobs that are not terminal there may be.
+	MaxJobs int
 }

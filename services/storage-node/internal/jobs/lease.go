@@ -203,11 +203,19 @@ func (b *Board) rateLocked(j *job) int64 {
 	case j.isScrub():
 		return b.o.ScrubRate
 	case j.worker.local:
-		return max(b.o.LocalRate, 0)
+		return slower(max(b.o.LocalRate, 0), j.plan.Job.MaxBytesPerSecond)
 	case j.plan.Job.MaxBytesPerSecond > 0:
 		return j.plan.Job.MaxBytesPerSecond
 	}
 	return b.rate
+}
+
+// slower returns the smaller of two rates, of which 0 is none.
+func slower(a, b int64) int64 {
+	if a <= 0 || b > 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // requeueLocked ends an attempt that does not count.

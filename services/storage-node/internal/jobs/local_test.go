@@ -51,6 +51,7 @@ func TestLocalExecutorWaitsForThirtySecondsWithoutWorkers(t *testing.T) {
 		totals := f.b.Status().Totals
 		require.Equal(f, uint64(1), totals.InstalledLocal)
 		require.Zero(f, totals.InstalledExternal)
+		require.Equal(f, uint64(1), totals.WorkersGone)
 		require.NotZero(f, totals.BytesOutLocal)
 		verifyTree(f.T, f.fs, f.e)
 
@@ -84,7 +85,7 @@ func TestWorkerThatIsBusyIsNotAbsent(t *testing.T) {
 }
 
 func TestLocalExecutorJoinsUnderPressure(t *testing.T) {
-	inBubble(t, modeAuto, func(f *fixture) {
+	inBubble(t, func(o *Options) { modeAuto(o); o.Formats = []uint32{1, 99} }, func(f *fixture) {
 		poll := make(chan struct{})
 		w := someWorker("w")
 		w.Formats = []uint32{99} // is there, and can't help
@@ -102,6 +103,23 @@ func TestLocalExecutorJoinsUnderPressure(t *testing.T) {
 		f.requireOver(id, StateInstalled)
 		f.b.SetUrgent(false)
 		<-poll
+	})
+}
+
+// Danger: a compactor of another release polls for ever, counts as present, and nothing is merged.
+func TestWorkerWithoutACommonFormatIsRefusedAndReplaced(t *testing.T) {
+	inBubble(t, modeAuto, func(f *fixture) {
+		w := someWorker("newer")
+		w.Formats = []uint32{2}
+		id := f.offer(recordPlan(f.e, "k", 100))
+		for range 60 { // a minute of restarts
+			_, err := f.b.Lease(ctxb, w)
+			require.ErrorIs(f, err, ErrInvalidWorker)
+			require.ErrorContains(f, err, "it knows the table formats [2], this node [1]")
+			time.Sleep(time.Second)
+		}
+		require.Zero(f, f.b.Status().ExternalWorkers)
+		f.requireOver(id, StateInstalled)
 	})
 }
 

@@ -16,6 +16,8 @@ func (o *Options) complete() error {
 		return errors.New("job board: FS, Now, After, Rand and Installer are required")
 	case o.VerifyProbability < 0 || o.VerifyProbability > 1:
 		return fmt.Errorf("job board: verify probability %v is not within 0 and 1", o.VerifyProbability)
+	case o.AuditProbability < 0 || o.AuditProbability > 1:
+		return fmt.Errorf("job board: audit probability %v is not within 0 and 1", o.AuditProbability)
 	case o.Mode > ModeAlways:
 		return fmt.Errorf("job board: unknown mode %d", o.Mode)
 	}

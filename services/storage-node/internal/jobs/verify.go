@@ -11,6 +11,7 @@ import (
 	"github.com/pairdb/pairdb/libs/compact"
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/libs/sstable"
+	"github.com/pairdb/pairdb/libs/vfs"
 )
 
 // rejection is why a report is not believed. Its code is for tests, metrics and people who search.
@@ -74,14 +75,20 @@ func checkReport(p *Plan, r Report) error {
 	if s.EntriesIn != p.Entries {
 		return reject("CONSERVATION", "%d entries read, the inputs have %d", s.EntriesIn, p.Entries)
 	}
-	for _, n := range []uint64{s.EntriesOut, s.Shadowed, s.Joined, s.Collected} {
+	if len(p.Job.Drop) == 0 && s.Dropped+s.DropLeft != 0 {
+		return reject("CONSERVATION", "%d entries dropped, %d left of such, and the job drops none", s.Dropped, s.DropLeft)
+	}
+	if s.DropLeft > s.EntriesOut {
+		return reject("CONSERVATION", "%d entries to be dropped are left among %d", s.DropLeft, s.EntriesOut)
+	}
+	for _, n := range []uint64{s.EntriesOut, s.Shadowed, s.Joined, s.Collected, s.Dropped} {
 		if n > s.EntriesIn {
 			return reject("CONSERVATION", "a count of %d with %d entries read", n, s.EntriesIn)
 		}
 	}
-	if s.EntriesIn != s.EntriesOut+s.Shadowed+s.Joined+s.Collected {
-		return reject("CONSERVATION", "%d entries in, %d out, %d shadowed, %d joined, %d collected",
-			s.EntriesIn, s.EntriesOut, s.Shadowed, s.Joined, s.Collected)
+	if s.EntriesIn != s.Accounted() {
+		return reject("CONSERVATION", "%d entries in, %d out, %d shadowed, %d joined, %d collected, %d dropped",
+			s.EntriesIn, s.EntriesOut, s.Shadowed, s.Joined, s.Collected, s.Dropped)
 	}
 	return nil
 }
@@ -136,7 +143,7 @@ func (b *Board) checkOutput(ctx context.Context, k Key, claim compact.Output, fu
 	if err != nil {
 		return sstable.Meta{}, "", errors.Join(err, f.Close())
 	}
-	table, err := sstable.Open(f, sstable.ReaderOptions{Name: compact.OutputName(claim.Index)})
+	table, err := sstable.Open(warm{f}, sstable.ReaderOptions{Name: compact.OutputName(claim.Index)})
 	if err != nil {
 		return sstable.Meta{}, "", reject("CORRUPT", "output %d: %v", claim.Index, err)
 	}
@@ -155,6 +162,11 @@ func (b *Board) checkOutput(ctx context.Context, k Key, claim compact.Output, fu
 	}
 	return meta, name, nil
 }
+
+// warm is a file whose pages stay: reads will want them once it is installed.
+type warm struct{ vfs.File }
+
+func (warm) DontNeed(int64, int64) {}
 
 // compareMeta compares what a worker says of an output with what the file says.
 func compareMeta(claim compact.Output, m sstable.Meta) error {

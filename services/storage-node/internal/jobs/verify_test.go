@@ -83,6 +83,8 @@ var lies = []lie{
 	{"counts that do not add up", "CONSERVATION", change(func(r *Report) { r.Stats.Joined++ })},
 	{"counts that overflow", "CONSERVATION", change(func(r *Report) { r.Stats.Joined, r.Stats.Collected = 1<<63, 1<<63 })},
 	{"all collected, all written", "CONSERVATION", change(func(r *Report) { r.Stats.Collected, r.Stats.EntriesOut = r.Stats.EntriesOut, 0 })},
+	{"drops of a merge", "CONSERVATION", change(func(r *Report) { r.Stats.Dropped, r.Stats.Shadowed = r.Stats.Shadowed, 0 })},
+	{"what is left of no drops", "CONSERVATION", change(func(r *Report) { r.Stats.DropLeft = 1 })},
 	{"a missing row", "CONSERVATION", func(a *attempt) Report {
 		left, right := a.split()
 		a.write(1, left)

@@ -46,9 +46,13 @@ func (w Worker) check() error {
 	return nil
 }
 
-// arrive notes a worker that polls. leave must follow.
+// arrive notes a worker that polls. leave must follow. A worker that knows no format of this node is refused:
+// it would count as present, and keep the executor of the node from the work that it can't do.
 func (b *Board) arrive(w Worker) (workerID, error) {
 	id := workerID{w.Name, w.local}
+	if !slices.ContainsFunc(w.Formats, func(f uint32) bool { return slices.Contains(b.o.Formats, f) }) {
+		return id, fmt.Errorf("%w: it knows the table formats %v, this node %v: run a compactor of the node's release", ErrInvalidWorker, w.Formats, b.o.Formats)
+	}
 	b.mu.Lock()
 	defer b.unlock()
 	if b.closed {
@@ -140,7 +144,7 @@ func (b *Board) Status() Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	now := b.o.Now()
-	s := Status{Session: b.session, Totals: b.totals, ReservedBytes: b.reserved}
+	s := Status{Session: b.session, Totals: b.totals, ReservedBytes: b.reserved, MaxJobs: b.o.MaxQueued}
 	for id, w := range b.workers {
 		ws := WorkerStatus{Name: id.name, Local: id.local, TotalSlots: w.slots, Leases: w.leases, Polling: w.polling > 0}
 		if !ws.Polling {
@@ -157,6 +161,45 @@ func (b *Board) Status() Status {
 		s.Jobs = append(s.Jobs, b.jobStatusLocked(b.jobs[id], now))
 	}
 	return s
+}
+
+// PromisedBytes is what running attempts may still write: the headroom that they were promised, less the
+// part of their inputs that they have done.
+func (b *Board) PromisedBytes() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var n uint64
+	for _, j := range b.jobs {
+		if j.active {
+			left := max(j.bytes-j.doneBytes, 0)
+			n += min(uint64(left)+uint64(left)/10, j.reserved)
+		}
+	}
+	return n
+}
+
+// Compactors is how many external workers are there, as in Status, and when one was last heard; zero for
+// never.
+func (b *Board) Compactors() (count int, last time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.o.Now()
+	for id, w := range b.workers {
+		if id.local {
+			continue
+		}
+		seen := w.seen
+		if w.polling > 0 {
+			seen = now
+		}
+		if w.polling > 0 || w.leases > 0 || now.Sub(seen) < b.o.Lease {
+			count++
+		}
+		if seen.After(last) {
+			last = seen
+		}
+	}
+	return count, last
 }
 
 func (b *Board) jobStatusLocked(j *job, now time.Time) JobStatus {

@@ -63,7 +63,7 @@ func (t *Table) check() error {
 	case len(t.Smallest.User) > maxKeyBytes || len(t.Largest.User) > maxKeyBytes:
 		return fmt.Errorf("a bound is longer than %d bytes", maxKeyBytes)
 	case ikey.Compare(t.Smallest, t.Largest) > 0:
-		return fmt.Errorf("smallest key %s is above largest %s", t.Smallest, t.Largest)
+		return fmt.Errorf("smallest key %s is above largest %s", t.Smallest.Redacted(), t.Largest.Redacted())
 	case t.MinSeq > t.MaxSeq:
 		return fmt.Errorf("sequences %d-%d", t.MinSeq, t.MaxSeq)
 	case t.MaxSeq >= ikey.MaxSeq:

@@ -200,7 +200,7 @@ func checkOrder(level int, tables []*Table) error {
 					a.Num, a.MinSeq, a.MaxSeq, b.Num, b.MinSeq, b.MaxSeq)
 			}
 		} else if !a.Span().endsBefore(b.Span()) {
-			return fmt.Errorf("level %d: table %06d %s overlaps or follows %06d %s", level, a.Num, a.Span(), b.Num, b.Span())
+			return fmt.Errorf("level %d: table %06d overlaps or follows %06d", level, a.Num, b.Num)
 		}
 	}
 	return nil

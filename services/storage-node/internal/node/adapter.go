@@ -7,7 +7,9 @@ import (
 
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
+	"github.com/pairdb/pairdb/services/storage-node/internal/replica"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
+	"github.com/pairdb/pairdb/services/storage-node/internal/tenant"
 )
 
 // storeEngine is the engine as the store and the registry of tenants declare it.
@@ -80,3 +82,14 @@ func iter(it *engine.Iter, err error) (store.Iter, error) {
 	}
 	return it, nil
 }
+
+// replicaTenants is the registry of tenants as package replica declares it.
+type replicaTenants struct{ *tenant.Registry }
+
+// Lives returns the lives that tenants have now.
+func (r replicaTenants) Lives() replica.Lives { return replicaLives{r.Registry.Lives()} }
+
+type replicaLives struct{ tenant.Lives }
+
+// Enter takes up a write that another node sent.
+func (l replicaLives) Enter(name string) (replica.Stay, bool, bool) { return l.Lives.Enter(name) }

@@ -63,7 +63,7 @@ func TestNodeIsAnnouncedOnceItServes(t *testing.T) {
 		return strings.Contains(text, "\n"+`pairdb_coordinator_registered{node_id="n1"} 1`)
 	})
 	require.NoError(t, w.end())
-	require.Equal(t, []string{"readiness", "announce", "grpc", "socket", "engine", "ops"}, w.log.values("stage stopped", "stage"))
+	require.Equal(t, []string{"readiness", "announce", "grpc", "socket", "watch", "engine", "events", "ops"}, w.log.values("stage stopped", "stage"))
 }
 
 func TestNodeServesAndStopsWithoutItsCoordinator(t *testing.T) {

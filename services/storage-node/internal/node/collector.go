@@ -1,6 +1,7 @@
 package node
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -18,7 +19,6 @@ type collector struct {
 	caches  [5]*prometheus.Desc // hits, misses, evictions, bytes, entries
 	jobs    *prometheus.Desc
 	install *prometheus.Desc
-	disk    *prometheus.Desc
 }
 
 // number is a metric without labels of its own.
@@ -28,12 +28,19 @@ type number struct {
 	value func(*engine.Metrics) float64
 }
 
+// engineNumber describes a number before it has its labels.
+type engineNumber struct {
+	name, help string
+	kind       prometheus.ValueType
+	value      func(*engine.Metrics) float64
+}
+
 func newCollector(labels prometheus.Labels, metrics func() (engine.Metrics, bool)) *collector {
 	c := &collector{metrics: metrics}
 	desc := func(name, help string, variable ...string) *prometheus.Desc {
 		return prometheus.NewDesc("pairdb_"+name, help, variable, labels)
 	}
-	for _, n := range engineNumbers {
+	for _, n := range slices.Concat(engineNumbers, moreEngineNumbers) {
 		c.numbers = append(c.numbers, number{desc(n.name, n.help), n.kind, n.value})
 	}
 	c.levels = [2]*prometheus.Desc{
@@ -42,14 +49,13 @@ func newCollector(labels prometheus.Labels, metrics func() (engine.Metrics, bool
 	}
 	c.caches = [5]*prometheus.Desc{
 		desc("cache_hits_total", "Lookups that the cache answered.", "cache"),
-		desc("cache_misses_total", "Lookups that it did not.", "cache"),
-		desc("cache_evictions_total", "Entries that made room for others.", "cache"),
+		desc("cache_misses_total", "Lookups that the cache could not answer.", "cache"),
+		desc("cache_evictions_total", "Entries that the cache gave up for others.", "cache"),
 		desc("cache_size_bytes", "Bytes in the cache.", "cache"),
 		desc("cache_entries_total", "Entries in the cache.", "cache"),
 	}
 	c.jobs = desc("compaction_jobs_total", "Compaction jobs, and attempts of them, that ended in a way.", "status")
 	c.install = desc("compaction_installed_total", "Installed compaction jobs, by who merged: the compactor (external) or the node (local).", "origin")
-	c.disk = desc("storage_disk_state", "1 for the state that the disk is in: ok, low, full.", "state")
 	return c
 }
 
@@ -66,14 +72,10 @@ func boolean(b bool) float64 {
 }
 
 // engineNumbers are the metrics that are one number of the engine.
-var engineNumbers = []struct {
-	name, help string
-	kind       prometheus.ValueType
-	value      func(*engine.Metrics) float64
-}{
+var engineNumbers = []engineNumber{
 	{"memtable_size_bytes", "Bytes in the memtable that takes writes.", gauge, func(m *engine.Metrics) float64 { return float64(m.MemtableBytes) }},
 	{"memtable_entries_total", "Entries in the memtable that takes writes.", gauge, func(m *engine.Metrics) float64 { return float64(m.MemtableEntries) }},
-	{"memtable_immutable_count", "Memtables that wait for their flush.", gauge, func(m *engine.Metrics) float64 { return float64(m.Immutables) }},
+	{"memtable_immutables", "Memtables that wait for their flush.", gauge, func(m *engine.Metrics) float64 { return float64(m.Immutables) }},
 	{"memtable_immutable_size_bytes", "Bytes in memtables that wait for their flush.", gauge, func(m *engine.Metrics) float64 { return float64(m.ImmutableBytes) }},
 	{"memtable_flushes_total", "Memtables that became tables.", counter, func(m *engine.Metrics) float64 { return float64(m.Flushes) }},
 	{"memtable_flush_failures_total", "Flushes that failed and are tried again.", counter, func(m *engine.Metrics) float64 { return float64(m.FlushFailures) }},
@@ -98,8 +100,8 @@ var engineNumbers = []struct {
 
 	{"sstable_filter_skips_total", "Tables that point reads did not search because a filter ruled them out.", counter, func(m *engine.Metrics) float64 { return float64(m.Reads.FilterSkips) }},
 	{"sstable_probes_total", "Tables that point reads searched.", counter, func(m *engine.Metrics) float64 { return float64(m.Reads.TableProbes) }},
-	{"sstable_open_count", "Open table readers.", gauge, func(m *engine.Metrics) float64 { return float64(m.Reads.OpenTables) }},
-	{"sstable_quarantined_count", "Damaged tables that are set aside.", gauge, func(m *engine.Metrics) float64 { return float64(m.Quarantined) }},
+	{"sstable_open", "Open table readers.", gauge, func(m *engine.Metrics) float64 { return float64(m.Reads.OpenTables) }},
+	{"sstable_quarantined", "Damaged tables that are set aside.", gauge, func(m *engine.Metrics) float64 { return float64(m.Quarantined) }},
 	{"sstable_corrupt_reads_total", "Reads that met damage.", counter, func(m *engine.Metrics) float64 { return float64(m.Reads.CorruptReads) }},
 	{"sstable_deleted_total", "Tables that were deleted because nothing needs them.", counter, func(m *engine.Metrics) float64 { return float64(m.DeletedTables) }},
 	{"sstable_obsolete_size_bytes", "Bytes of tables that wait for their deletion.", gauge, func(m *engine.Metrics) float64 { return float64(m.ObsoleteBytes) }},
@@ -107,7 +109,7 @@ var engineNumbers = []struct {
 	{"compaction_workers", "Compactors that poll or hold leases; the node itself is not counted.", gauge, func(m *engine.Metrics) float64 { return float64(m.Board.ExternalWorkers) }},
 	{"compaction_queue_length", "Compaction jobs that are not done.", gauge, func(m *engine.Metrics) float64 { return float64(len(m.Board.Jobs)) }},
 	{"compaction_debt_bytes", "Bytes that compactions have to move until the tree has its shape.", gauge, func(m *engine.Metrics) float64 { return float64(m.DebtBytes) }},
-	{"compaction_moves_total", "Tables that changed their level without being rewritten.", counter, func(m *engine.Metrics) float64 { return float64(m.Moves) }},
+	{"compaction_moves_total", "Changes of the tree without a merge: a table that moved to another level, or tables that a range delete covers.", counter, func(m *engine.Metrics) float64 { return float64(m.Moves) }},
 	{"compaction_reserved_bytes", "Disk space promised to running jobs.", gauge, func(m *engine.Metrics) float64 { return float64(m.Board.ReservedBytes) }},
 	{"compaction_bytes_processed_total", "Bytes that installed compaction jobs read.", counter, func(m *engine.Metrics) float64 {
 		return float64(m.Board.Totals.BytesInExternal + m.Board.Totals.BytesInLocal)
@@ -130,7 +132,6 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	}
 	ch <- c.jobs
 	ch <- c.install
-	ch <- c.disk
 }
 
 // Collect asks the engine and sends all metrics.
@@ -165,7 +166,4 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	send(c.install, counter, float64(t.InstalledExternal), "external")
 	send(c.install, counter, float64(t.InstalledLocal), "local")
-	for s := engine.SpaceOK; s <= engine.SpaceFull; s++ {
-		send(c.disk, gauge, boolean(m.DiskState == s), s.String())
-	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
 	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
 )
@@ -20,30 +21,49 @@ type events struct {
 
 	flushDuration, jobDuration prometheus.Histogram
 	tablesIn, tablesOut        prometheus.Histogram
-	lastProgress               int64 // tenths of the recovery that were logged
+	ofEngine, ofBoard          *prometheus.CounterVec // by kind, a closed set
+	// replayed of toReplay bytes of the commit log are: they are there while the engine's own numbers are
+	// not yet.
+	replayed, toReplay prometheus.Gauge
+	lastProgress       int64 // tenths of the recovery that were logged
 }
 
 func newEvents(log *slog.Logger, s *state, labels prometheus.Labels, poisoned func(error)) *events {
-	histogram := func(name, help string, buckets []float64) prometheus.Histogram {
-		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: "pairdb_" + name, Help: help, ConstLabels: labels, Buckets: buckets})
+	byKind := func(name, help string, last int, kind func(int) string) *prometheus.CounterVec {
+		vec := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "pairdb_" + name, Help: help, ConstLabels: labels}, []string{"kind"})
+		for k := range last + 1 {
+			vec.WithLabelValues(kind(k))
+		}
+		return vec
 	}
 	seconds := prometheus.ExponentialBucketsRange(0.01, 600, 16)
 	count := prometheus.ExponentialBuckets(1, 2, 8)
 	return &events{
 		log: log, state: s, poisoned: poisoned,
-		flushDuration: histogram("memtable_flush_duration_seconds", "Time to write a memtable to tables.", seconds),
-		jobDuration:   histogram("compaction_job_duration_seconds", "Time from the lease of a compaction job to its installation.", seconds),
-		tablesIn:      histogram("compaction_tables_input", "Tables that an installed compaction job read.", count),
-		tablesOut:     histogram("compaction_tables_output", "Tables that an installed compaction job wrote.", count),
+		replayed: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "pairdb_commitlog_recovery_replayed_bytes", ConstLabels: labels, Help: "Bytes of the commit log that this start has replayed so far.",
+		}),
+		toReplay: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "pairdb_commitlog_recovery_bytes", ConstLabels: labels, Help: "Bytes of the commit log that this start has to replay.",
+		}),
+		flushDuration: histogram("memtable_flush_duration_seconds", "Time to write a memtable to tables.", labels, seconds),
+		jobDuration:   histogram("compaction_job_duration_seconds", "Time from the lease of a compaction job to its installation.", labels, seconds),
+		tablesIn:      histogram("compaction_tables_input", "Tables that an installed compaction job read.", labels, count),
+		tablesOut:     histogram("compaction_tables_output", "Tables that an installed compaction job wrote.", labels, count),
+		ofEngine: byKind("storage_events_total", "Events of the engine, as they are in the log, by kind.", int(engine.EventClosed),
+			func(k int) string { return engine.EventKind(k).String() }),
+		ofBoard: byKind("compaction_events_total", "Events of compaction jobs, leases and workers, as they are in the log, by kind.", int(jobs.EventCleanup),
+			func(k int) string { return jobs.EventKind(k).String() }),
 	}
 }
 
 func (v *events) collectors() []prometheus.Collector {
-	return []prometheus.Collector{v.flushDuration, v.jobDuration, v.tablesIn, v.tablesOut}
+	return []prometheus.Collector{v.flushDuration, v.jobDuration, v.tablesIn, v.tablesOut, v.ofEngine, v.ofBoard, v.replayed, v.toReplay}
 }
 
 // handle takes one event.
 func (v *events) handle(e engine.Event) {
+	v.ofEngine.WithLabelValues(e.Kind.String()).Inc()
 	switch e.Kind {
 	case engine.EventRecovery:
 		v.recovery(e)
@@ -57,6 +77,10 @@ func (v *events) handle(e engine.Event) {
 		v.flushDuration.Observe(e.Duration.Seconds())
 	case engine.EventPressure:
 		v.state.set(func(s *state) { s.pressure = e.Reason })
+	case engine.EventDiskSpace:
+		v.state.set(func(s *state) {
+			s.disk, s.usage = e.Space, vfs.Usage{TotalBytes: uint64(e.Total), FreeBytes: uint64(e.Bytes)}
+		})
 	case engine.EventQuarantined:
 		v.state.set(func(s *state) { s.quarantined++ })
 	}
@@ -69,6 +93,8 @@ func (v *events) handle(e engine.Event) {
 // recovery notes how far the replay of the log is, and logs every tenth of it.
 func (v *events) recovery(e engine.Event) {
 	v.state.set(func(s *state) { s.recovered, s.recoverTotal = e.Bytes, e.Total })
+	v.replayed.Set(float64(e.Bytes))
+	v.toReplay.Set(float64(e.Total))
 	if e.Total <= 0 {
 		return
 	}
@@ -115,6 +141,7 @@ func attributes(e engine.Event) []slog.Attr {
 
 // job logs what became of compaction jobs. Leases and heartbeats are many: they are for debugging.
 func (v *events) job(e jobs.Event) {
+	v.ofBoard.WithLabelValues(e.Kind.String()).Inc()
 	level := slog.LevelDebug
 	switch e.Kind {
 	case jobs.EventInstalled:

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"os"
@@ -14,13 +15,16 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/fstest"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/pairdb/pairdb/libs/service"
 	"github.com/pairdb/pairdb/libs/service/servicetest"
@@ -30,8 +34,9 @@ import (
 	"github.com/pairdb/pairdb/services/storage-node/internal/config"
 )
 
-// gatedFS is the real file system with two valves: the lock of the data directory and the syncs of
-// the commit log can be held up, and the syncs can fail.
+// gatedFS is the real file system with valves: the lock of the data directory and the syncs of the commit
+// log can be held up, the syncs can fail, and so can the write test of the data directory. Its disk is as
+// full as the test says.
 type gatedFS struct {
 	vfs.FS
 	mu       sync.Mutex    // guards the next two
@@ -39,6 +44,32 @@ type gatedFS struct {
 	syncGate chan struct{}
 	syncing  atomic.Int64 // syncs that wait
 	failSync atomic.Bool
+
+	failProbe atomic.Pointer[error] // of the write test
+	usage     atomic.Pointer[vfs.Usage]
+}
+
+// disk is a disk of 100 GiB of which so many percent are used.
+func disk(percent uint64) *vfs.Usage {
+	return &vfs.Usage{TotalBytes: 100 << 30, FreeBytes: (100 - percent) << 30}
+}
+
+func (g *gatedFS) Usage(name string) (vfs.Usage, error) {
+	if u := g.usage.Load(); u != nil {
+		return *u, nil
+	}
+	return g.FS.Usage(name)
+}
+
+// machine is the root of a machine with 1,000 MiB, of which the process has as many as the test says.
+type machine struct{ usedMiB atomic.Int64 }
+
+// Open implements fs.FS.
+func (m *machine) Open(name string) (fs.File, error) {
+	return fstest.MapFS{
+		"proc/meminfo":     {Data: []byte("MemTotal: 1024000 kB\n")},
+		"proc/self/status": {Data: fmt.Appendf(nil, "VmRSS: %d kB\n", m.usedMiB.Load()<<10)},
+	}.Open(name)
 }
 
 func (g *gatedFS) wait(gate *chan struct{}) {
@@ -56,6 +87,9 @@ func (g *gatedFS) Lock(name string) (io.Closer, error) {
 }
 
 func (g *gatedFS) Create(name string, perm os.FileMode) (vfs.File, error) {
+	if err := g.failProbe.Load(); err != nil && path.Base(name) == probeFile {
+		return nil, *err
+	}
 	f, err := g.FS.Create(name, perm)
 	return g.wrap(name, f), err
 }
@@ -118,6 +152,12 @@ func (b *logBuffer) values(msg, key string) (out []string) {
 	return out
 }
 
+// toldEvent is one event of health.
+type toldEvent struct {
+	kind    string
+	payload proto.Message
+}
+
 // testNode is a node that runs in this process.
 type testNode struct {
 	*Node
@@ -125,6 +165,9 @@ type testNode struct {
 	cfg     *config.Config
 	fs      *gatedFS
 	log     *logBuffer
+	machine *machine
+	told    chan toldEvent // what onHealth was told
+	reg     *prometheus.Registry
 	stop    context.CancelFunc
 	done    chan error
 	conn    *grpc.ClientConn
@@ -143,7 +186,7 @@ func testConfig(t *testing.T) *config.Config {
 		"PAIRDB_DATA_DIR": filepath.Join(t.TempDir(), "data"), "PAIRDB_NODE_ID": "n1", "PAIRDB_SOCKET": filepath.Join(sockets, "n.sock"),
 		"PAIRDB_GRPC_ADDR": "127.0.0.1:0", "PAIRDB_OPS_ADDR": "127.0.0.1:0", "PAIRDB_MEMTABLE_BYTES": "4MiB",
 		"PAIRDB_BLOCK_CACHE_BYTES": "4MiB", "PAIRDB_ROW_CACHE_BYTES": "4MiB", "PAIRDB_SHUTDOWN_TIMEOUT": "10s",
-		"PAIRDB_DISK_RESERVE_BYTES": "1MiB",
+		"PAIRDB_DISK_RESERVE_BYTES": "1MiB", "PAIRDB_JOIN": config.JoinAtOnce, // nobody could bootstrap it
 	} {
 		t.Setenv(key, value)
 	}
@@ -153,13 +196,20 @@ func testConfig(t *testing.T) *config.Config {
 }
 
 // startNode runs a node until the test ends or stop is called.
-func startNode(t *testing.T, cfg *config.Config, fs *gatedFS) *testNode {
+func startNode(t *testing.T, cfg *config.Config, fs *gatedFS, change ...func(*service.Runtime)) *testNode {
 	t.Helper()
-	w := &testNode{t: t, cfg: cfg, fs: fs, log: &logBuffer{}, done: make(chan error, 1)}
+	w := &testNode{t: t, cfg: cfg, fs: fs, log: &logBuffer{}, machine: &machine{}, told: make(chan toldEvent, 100), done: make(chan error, 1)}
 	rt := &service.Runtime{Log: slog.New(slog.NewJSONHandler(w.log, nil)), Metrics: service.NewRegistry("storage-node"), Build: service.ThisBuild()}
+	for _, f := range change {
+		f(rt)
+	}
+	w.reg = rt.Metrics
 	var err error
 	w.Node, err = New(cfg, rt, fs)
 	require.NoError(t, err)
+	w.root, w.watchEvery = w.machine, 20*time.Millisecond
+	publish := w.onHealth
+	w.onHealth = func(kind string, payload proto.Message) { publish(kind, payload); w.told <- toldEvent{kind, payload} }
 	w.conn, err = grpc.NewClient(w.Addr(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	require.NoError(t, err)
 	w.storage, w.admin = storagev1.NewStorageServiceClient(w.conn), adminv1.NewAdminServiceClient(w.conn)

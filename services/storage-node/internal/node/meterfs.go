@@ -48,7 +48,7 @@ func newMeterFS(inner vfs.FS, labels prometheus.Labels) (*meterFS, []prometheus.
 	var all []prometheus.Collector
 	measure := func(total, duration, help string) operation {
 		c := prometheus.NewCounter(prometheus.CounterOpts{Name: "pairdb_" + total, Help: help + ".", ConstLabels: labels})
-		h := prometheus.NewHistogram(prometheus.HistogramOpts{Name: "pairdb_" + duration, Help: help + ": time of the system call.", ConstLabels: labels, Buckets: ioBuckets})
+		h := histogram(duration, help+": time of the system call.", labels, ioBuckets)
 		all = append(all, c, h)
 		return operation{c, h}
 	}

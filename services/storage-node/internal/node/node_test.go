@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -38,7 +39,7 @@ func TestNodeServesStopsAndComesBack(t *testing.T) {
 		require.Equal(t, healthv1.HealthCheckResponse_SERVING, check.GetStatus())
 	}
 	require.NoError(t, w.end())
-	require.Equal(t, []string{"readiness", "grpc", "socket", "engine", "ops"}, w.log.values("stage stopped", "stage"), "nothing is taken from under those who still need it")
+	require.Equal(t, []string{"readiness", "grpc", "socket", "watch", "engine", "events", "ops"}, w.log.values("stage stopped", "stage"), "nothing is taken from under those who still need it")
 
 	w = startNode(t, cfg, realFS()).ready()
 	require.Equal(t, "v", w.get("k"))
@@ -131,7 +132,7 @@ func TestStopDuringRecoveryClosesTheEngine(t *testing.T) {
 	fs.lockGate = make(chan struct{})
 	w := startNode(t, testConfig(t), fs)
 	w.stop()
-	eventually(t, "the socket's stage has stopped", func() bool { return len(w.log.values("stage stopped", "stage")) == 3 })
+	eventually(t, "the socket's stage has stopped", func() bool { return len(w.log.values("stage stopped", "stage")) >= 3 })
 	close(fs.lockGate)
 	require.NoError(t, <-w.done)
 	require.NotEmpty(t, w.log.values("closed", "msg"))
@@ -336,8 +337,14 @@ func TestEveryMetricIsExposed(t *testing.T) {
 			require.Contains(t, text, "# TYPE pairdb_"+prefix+"_"+name+" ")
 		}
 	}
-	for _, n := range engineNumbers {
+	for _, n := range slices.Concat(engineNumbers, moreEngineNumbers) {
 		require.Contains(t, text, "\npairdb_"+n.name+`{node_id="n1"} `)
+	}
+	for _, n := range healthNumbers {
+		require.Contains(t, text, "\npairdb_"+n.name+`{node_id="n1"} `)
+	}
+	for _, reason := range degradedReasons {
+		require.Contains(t, text, `pairdb_storage_degraded{node_id="n1",reason="`+reason+`"} `)
 	}
 	require.Contains(t, text, `pairdb_storage_write_requests_total{node_id="n1",result="success"} 1`)
 	require.Contains(t, text, `pairdb_storage_read_requests_bytes_sum{node_id="n1"} 1`)

@@ -15,7 +15,13 @@ type requestMetrics struct {
 	write, read, repair, other requestKind
 	// coordinated counts writes of existing coordinators by what they did. A dominated one is stale.
 	coordinated [storagev1.Outcome_OUTCOME_SIBLING + 1]prometheus.Counter
-	collectors  []prometheus.Collector
+	calls       *callCounts
+	reasons     reasonCounts
+	// readBatch and writeBatch are the sizes of batches, readPipelined and writePipelined operations of
+	// pipelines.
+	readBatch, writeBatch         prometheus.Observer
+	readPipelined, writePipelined prometheus.Counter
+	collectors                    []prometheus.Collector
 }
 
 // requestKind is the metrics of one kind of call.
@@ -48,8 +54,27 @@ func newRequestMetrics(labels prometheus.Labels) *requestMetrics {
 			m.coordinated[outcome] = coordinated.WithLabelValues(name)
 		}
 	}
-	m.collectors = append(m.collectors, coordinated)
+	m.calls = newCallCounts(labels)
+	reasons, errorsTotal := newReasonCounts(labels, server.Reasons())
+	m.reasons = reasons
+	m.collectors = append(m.collectors, coordinated, m.calls, errorsTotal)
+	m.addMany(labels)
 	return m
+}
+
+// addMany makes the metrics of requests with many keys.
+func (m *requestMetrics) addMany(labels prometheus.Labels) {
+	batches := prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "pairdb_storage_batch_items", ConstLabels: labels, Buckets: prometheus.ExponentialBuckets(1, 4, 6), // to 1,024
+		Help: "Keys of a batch, by kind: read, write.",
+	}, []string{"kind"})
+	m.readBatch, m.writeBatch = batches.WithLabelValues("read"), batches.WithLabelValues("write")
+	pipelined := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "pairdb_storage_pipeline_operations_total", ConstLabels: labels,
+		Help: "Operations of pipelines that ended, well or not, by kind: read, write.",
+	}, []string{"kind"})
+	m.readPipelined, m.writePipelined = pipelined.WithLabelValues("read"), pipelined.WithLabelValues("write")
+	m.collectors = append(m.collectors, batches, pipelined)
 }
 
 func (m *requestMetrics) kind(labels prometheus.Labels, name, what string) requestKind {
@@ -58,10 +83,8 @@ func (m *requestMetrics) kind(labels prometheus.Labels, name, what string) reque
 		Name: prefix + "requests_total", ConstLabels: labels,
 		Help: what + ", operations of pipelines one by one, by result: success, rejected (the caller's fault, or told to come back), error.",
 	}, []string{"result"})
-	duration := prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name: prefix + "requests_duration_seconds", ConstLabels: labels, Buckets: durationBuckets,
-		Help: what + ": time from the decoded request to the answer; for writes of a pipeline until they are durable.",
-	})
+	duration := histogram("storage_"+name+"_requests_duration_seconds",
+		what+": time from the decoded request to the answer; for writes of a pipeline until they are durable.", labels, durationBuckets)
 	m.collectors = append(m.collectors, total, duration)
 	k := requestKind{
 		success: total.WithLabelValues("success"), rejected: total.WithLabelValues("rejected"),
@@ -83,6 +106,10 @@ func (m *requestMetrics) kind(labels prometheus.Labels, name, what string) reque
 
 // observe records a call that is over.
 func (m *requestMetrics) observe(c server.Call) {
+	m.calls.count(c.Method, c.Code)
+	if c.Code != codes.OK {
+		m.reasons.count(c.Reason)
+	}
 	k, bytes, items := m.classify(c)
 	switch c.Code {
 	case codes.OK:
@@ -97,6 +124,18 @@ func (m *requestMetrics) observe(c server.Call) {
 		m.countOutcome(r.GetOutcome())
 	case *storagenodev1.DeleteResponse:
 		m.countOutcome(r.GetOutcome())
+	case *storagev1.BatchWriteResponse:
+		m.writeBatch.Observe(float64(items))
+		for _, item := range r.GetResults() {
+			if e := item.GetError(); e != nil {
+				m.reasons.count(e.GetReason())
+			}
+		}
+	case *server.Encoded:
+		m.reasons.count(r.Reasons...)
+		if _, ok := c.Request.(*storagev1.BatchReadRequest); ok {
+			m.readBatch.Observe(float64(items))
+		}
 	}
 	k.duration.Observe(c.Took.Seconds())
 	if k.bytes != nil && c.Code == codes.OK {
@@ -114,12 +153,16 @@ func (m *requestMetrics) countOutcome(o storagev1.Outcome) {
 
 // pipelined records the operations of a message of a pipeline: each counts as a request.
 func (m *requestMetrics) pipelined(p server.Pipelined) {
+	m.reasons.count(p.Reasons...)
+	m.readPipelined.Add(float64(len(p.ReadTook)))
 	m.read.add(p.Reads, p.RejectedReads, p.FailedReads, p.ReadBytes)
 	for _, took := range p.ReadTook {
 		m.read.duration.Observe(took.Seconds())
 	}
 	m.write.add(p.Writes, p.RejectedWrites, p.FailedWrites, p.WriteBytes)
-	for range p.Writes + p.RejectedWrites + p.FailedWrites {
+	writes := p.Writes + p.RejectedWrites + p.FailedWrites
+	m.writePipelined.Add(float64(writes))
+	for range writes {
 		m.write.duration.Observe(p.WriteTook.Seconds())
 	}
 }

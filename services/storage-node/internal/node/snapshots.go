@@ -45,6 +45,8 @@ type snapshots struct {
 	engine checkpointer
 	seq    func() uint64 // newest durable sequence
 	now    func() time.Time
+	// created is called for each new snapshot; it must return at once. May be nil.
+	created func(server.Snapshot)
 
 	mu sync.Mutex // one change at a time
 }
@@ -103,6 +105,9 @@ func (s *snapshots) Create(ctx context.Context, name string) (server.Snapshot, e
 		return server.Snapshot{}, fmt.Errorf("snapshot %q: %w", name, err)
 	}
 	info.SizeBytes, err = s.size(s.path("", name), maxDepth)
+	if s.created != nil {
+		s.created(info)
+	}
 	return info, err
 }
 

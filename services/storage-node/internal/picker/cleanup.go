@@ -130,7 +130,7 @@ func (w *view) dirty(t *manifest.Table, level int) string {
 	if w.f.NewestSnapshot != 0 && w.f.NewestSnapshot >= t.MinSeq {
 		return "" // a snapshot may need it
 	}
-	if t.Tombstones > 0 && t.OldestCollectible > 0 && t.OldestCollectible < w.collectBefore(t) {
+	if t.Tombstones > 0 && t.OldestCollectible > 0 && t.OldestCollectible < w.collectBefore(t) && w.mayCollect(t) {
 		return fmt.Sprintf("table %06d has collectable tombstones", t.Num)
 	}
 	if t.RangeDeletes > 0 || t.Deletes > 0 && t.Deletes*20 >= t.Entries {
@@ -148,16 +148,30 @@ func (w *view) collectBefore(t *manifest.Table) uint64 {
 	if t.Tombstones*4 >= t.Entries {
 		delay /= 24
 	}
-	d := uint64(delay/time.Millisecond) << 16 // hybrid-logical: milliseconds, then 16 bits
+	d := hybrid(delay)
 	if w.f.GCBefore < d {
 		return 0
 	}
 	return w.f.GCBefore - d
 }
 
+// mayCollect reports whether a rewrite of t can collect more than the last one left behind. What cuts
+// hold back they may hold back for long, of a replica that is away, while those of other ranges go on
+// changing: so it is tried again after a CollectDelay, and only if they have changed at all.
+func (w *view) mayCollect(t *manifest.Table) bool {
+	k, ok := w.f.Kept[t.Num]
+	if !ok {
+		return true
+	}
+	return k.CutsVersion != w.f.CutsVersion && w.f.GCBefore >= k.GCBefore+hybrid(max(w.o.CollectDelay, 0))
+}
+
+// hybrid returns a duration in the units of a hybrid-logical timestamp: milliseconds, then 16 bits.
+func hybrid(d time.Duration) uint64 { return uint64(d/time.Millisecond) << 16 }
+
 // clean takes a dirty table to the next level if something older is below, and rewrites it where
 // it is otherwise. A rewrite must be bottommost for all of the table: then it leaves nothing that
-// would have it picked again.
+// would have it picked again, but for what cuts hold back; see mayCollect.
 func (w *view) clean(t *manifest.Table, level int, reason string) (Plan, bool) {
 	one := []*manifest.Table{t}
 	for below := level + 1; below < manifest.NumLevels; below++ {

@@ -19,7 +19,10 @@ type Manual struct {
 	// Before is the next table number when it began, Seq the sequence of the newest entry in tables.
 	Before uint64
 	Seq    ikey.Seq
-	Level  int
+	// Cleanup rewrites every table at the last level with entries up to Seq that is not in Facts.Cleaned,
+	// whatever it has, and leaves newer tables alone.
+	Cleanup bool
+	Level   int
 	// Cursor is the largest key of the level that is done; nil at its start.
 	Cursor []byte
 }
@@ -58,7 +61,7 @@ func PickManual(v *manifest.Version, busy *Busy, o Options, f Facts, m Manual) (
 			if m.Cursor != nil && bytes.Compare(t.Smallest.User, m.Cursor) <= 0 {
 				continue
 			}
-			if m.Level == lastLevel && !w.worthRewriting(t, m) {
+			if m.Level == lastLevel && !w.worthRewriting(t, m) || m.Cleanup && t.MinSeq > m.Seq {
 				continue
 			}
 			p, outcome := w.manualTable(t, m)
@@ -102,12 +105,31 @@ func (w *view) manualL0(m Manual) (Plan, Outcome) {
 
 // worthRewriting says whether a table at the last level has anything that a rewrite can remove.
 func (w *view) worthRewriting(t *manifest.Table, m Manual) bool {
+	if m.Cleanup {
+		return !w.f.Cleaned[t.Num]
+	}
 	if t.Num >= m.Before || w.f.NewestSnapshot != 0 && w.f.NewestSnapshot >= t.MaxSeq {
 		return false
 	}
 	return t.Merges > 0 || t.Deletes > 0 || t.RangeDeletes > 0 ||
 		t.Tombstones > 0 && t.OldestCollectible < w.f.GCBefore
 }
+
+// Unclean reports whether a cleanup of everything up to sequence seq has tables left to work on: any above
+// the last level, and those at the last that are not in cleaned.
+func Unclean(v *manifest.Version, seq ikey.Seq, cleaned map[uint64]bool) bool {
+	for level, tables := range v.Levels {
+		for _, t := range tables {
+			if t.MinSeq <= seq && (level < lastLevel || !cleaned[t.Num]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// AtLastLevel reports whether what a plan writes has nothing below it, ever.
+func (p *Plan) AtLastLevel() bool { return p.Kind == Merge && p.OutputLevel == lastLevel }
 
 // manualTable takes one table down, or rewrites it at the last level.
 func (w *view) manualTable(t *manifest.Table, m Manual) (Plan, Outcome) {

@@ -78,6 +78,15 @@ type Facts struct {
 	OldestSnapshot, NewestSnapshot ikey.Seq
 	// GCBefore is the cut of collection, a hybrid-logical timestamp.
 	GCBefore uint64
+	// CutsVersion changes whenever the cuts of hash ranges do (compact.Job.Cuts), by which more than age
+	// decides what is collected; 0 as long as they are not in force.
+	CutsVersion uint64
+	// Kept says of tables, by number, that a merge which could have collected something in them did not:
+	// its cuts held it back. May be nil.
+	Kept map[uint64]Kept
+	// Cleaned are the tables at the last level from which a cleanup that is under way has taken what is to
+	// go; of Manual.Cleanup. May be nil.
+	Cleaned map[uint64]bool
 	// RangeDeletes that are durable and visible: tables that one of them covers are dropped
 	// unread. May be nil.
 	RangeDeletes []ikey.RangeDelete
@@ -85,6 +94,12 @@ type Facts struct {
 	Quiet bool
 	// Cursors say for each level where the last pick ended; see Plan.Cursor.
 	Cursors [manifest.NumLevels][]byte
+}
+
+// Kept is what a merge that left collectable things behind went by.
+type Kept struct {
+	// CutsVersion and GCBefore are as in its Facts.
+	CutsVersion, GCBefore uint64
 }
 
 // Kind is what is to be done.
@@ -152,6 +167,10 @@ func (p *Plan) Tables() []*manifest.Table {
 	}
 	return all
 }
+
+// Bottom reports whether nothing outside of a merge has anything older in all of its span, so that all
+// that may be collected is.
+func (p *Plan) Bottom() bool { return p.Kind == Merge && covers(p.Bottommost, p.Span) }
 
 // Edit returns the edit of a Move or Drop; for a merge it deletes the inputs, and the caller adds the
 // outputs at OutputLevel.

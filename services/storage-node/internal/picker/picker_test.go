@@ -154,37 +154,32 @@ func TestPicks(t *testing.T) {
 	})
 }
 
-// The danger: writes that are refused too early, or never, until the disk is full.
+// The danger: writes that are refused too early, or never.
 func TestPressure(t *testing.T) {
 	const gib = 1 << 30
-	limits := Limits{ReserveBytes: 100}
 	for _, c := range []struct {
 		load   Load
 		delay  time.Duration
 		refuse bool
 		reason string
 	}{
-		{Load{0, 0, 1000}, 0, false, ""},
-		{Load{19, 16*gib - 1, 1000}, 0, false, ""},
-		{Load{20, 0, 1000}, time.Millisecond, false, "level 0 has many tables"},
-		{Load{27, 0, 1000}, 8577 * time.Microsecond, false, "level 0 has many tables"},
-		{Load{35, 0, 1000}, 100 * time.Millisecond, false, "level 0 has many tables"},
-		{Load{36, 0, 1000}, 0, true, "level 0 has too many tables"},
-		{Load{0, 16 * gib, 1000}, time.Millisecond, false, "much compaction is pending"},
-		{Load{20, 40 * gib, 1000}, 10 * time.Millisecond, false, "much compaction is pending"},
-		{Load{34, 40 * gib, 1000}, 73564 * time.Microsecond, false, "level 0 has many tables"},
-		{Load{0, 64*gib - 1, 1000}, 100 * time.Millisecond, false, "much compaction is pending"},
-		{Load{0, 64 * gib, 1000}, 0, true, "too much compaction is pending"},
-		{Load{0, 0, 100}, 0, false, ""},
-		{Load{0, 0, 99}, 0, true, "disk space is below the reserve"},
+		{Load{0, 0}, 0, false, ""},
+		{Load{19, 16*gib - 1}, 0, false, ""},
+		{Load{20, 0}, time.Millisecond, false, "level 0 has many tables"},
+		{Load{27, 0}, 8577 * time.Microsecond, false, "level 0 has many tables"},
+		{Load{35, 0}, 100 * time.Millisecond, false, "level 0 has many tables"},
+		{Load{36, 0}, 0, true, "level 0 has too many tables"},
+		{Load{0, 16 * gib}, time.Millisecond, false, "much compaction is pending"},
+		{Load{20, 40 * gib}, 10 * time.Millisecond, false, "much compaction is pending"},
+		{Load{34, 40 * gib}, 73564 * time.Microsecond, false, "level 0 has many tables"},
+		{Load{0, 64*gib - 1}, 100 * time.Millisecond, false, "much compaction is pending"},
+		{Load{0, 64 * gib}, 0, true, "too much compaction is pending"},
 	} {
-		delay, refuse, reason := Pressure(c.load, limits)
+		delay, refuse, reason := Pressure(c.load, Limits{})
 		require.Equal(t, c.refuse, refuse, "%+v", c.load)
 		require.Equal(t, c.reason, reason, "%+v", c.load)
 		require.InDelta(t, c.delay, delay, float64(2*time.Microsecond), "%+v: %s", c.load, delay)
 	}
-	_, refuse, _ := Pressure(Load{}, Limits{})
-	require.False(t, refuse, "without a reserve the disk does not count")
 	for l0 := 20; l0 < 35; l0++ {
 		a, _, _ := Pressure(Load{L0Tables: l0}, Limits{})
 		b, _, _ := Pressure(Load{L0Tables: l0 + 1}, Limits{})

@@ -136,8 +136,6 @@ func Debt(v *manifest.Version, o Options) int64 {
 type Load struct {
 	L0Tables  int
 	DebtBytes int64
-	// FreeBytes is the space of the disk.
-	FreeBytes uint64
 }
 
 // Limits are where writes are slowed down and refused. Zero values mean the defaults.
@@ -147,8 +145,6 @@ type Limits struct {
 	// DebtSlowBytes and DebtStopBytes are 16 GiB and 64 GiB of pending compaction: at 200 MB/s
 	// the compactor is 80 s, then over 5 minutes behind.
 	DebtSlowBytes, DebtStopBytes int64
-	// ReserveBytes of the disk are left to compaction and the manifest; 0 is none.
-	ReserveBytes uint64
 }
 
 const (
@@ -172,8 +168,6 @@ func Pressure(l Load, o Limits) (delay time.Duration, refuse bool, reason string
 		o.DebtStopBytes = 64 << 30
 	}
 	switch {
-	case l.FreeBytes < o.ReserveBytes:
-		return 0, true, "disk space is below the reserve"
 	case l.L0Tables >= o.L0Stop:
 		return 0, true, "level 0 has too many tables"
 	case l.DebtBytes >= o.DebtStopBytes:

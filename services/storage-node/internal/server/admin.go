@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/pairdb/pairdb/libs/compact"
 	"github.com/pairdb/pairdb/libs/ikey"
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
@@ -20,6 +21,7 @@ import (
 type Engine interface {
 	Flush(ctx context.Context) error
 	Compact(ctx context.Context, start, end []byte, progress func(engine.CompactProgress)) error
+	Cleanup(ctx context.Context, drop []compact.HashCut, bytesPerSecond int64, progress func(engine.CleanupProgress)) error
 	Check(ctx context.Context, o engine.CheckOptions) ([]engine.Finding, error)
 	Tables() ([]engine.TableInfo, error)
 	Metrics() engine.Metrics

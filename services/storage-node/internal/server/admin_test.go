@@ -34,6 +34,7 @@ func TestStatusAnswersInEveryPhase(t *testing.T) {
 
 func TestStatusTellsPressureTreeAndWorkers(t *testing.T) {
 	w := start(t)
+	w.vitals.Degraded = []Reason{{Name: "disk", Detail: "nearly full"}, {Name: "memory", Detail: ""}}
 	w.engine.numbers.Pressure.Refuse, w.engine.numbers.Pressure.Reason = true, "24 tables in level 0"
 	w.engine.numbers.Levels[1] = picker.Level{Tables: 2, Bytes: 300, TargetBytes: 600, Score: 0.5}
 	w.engine.numbers.Board = jobs.Status{
@@ -56,7 +57,7 @@ func TestStatusTellsPressureTreeAndWorkers(t *testing.T) {
 	require.EqualValues(t, 1000, resp.GetWorkers()[0].GetLastSeenMsAgo())
 	require.Equal(t, "scrub", resp.GetJobs()[0].GetKind())
 	require.EqualValues(t, 7, resp.GetQuarantined()[0].GetNumber())
-	require.Len(t, resp.GetDegraded(), 2)
+	require.Equal(t, []string{"disk: nearly full", "memory"}, resp.GetDegraded(), "what the probes say")
 }
 
 func TestTablesAreListedPrintably(t *testing.T) {

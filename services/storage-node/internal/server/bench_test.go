@@ -25,12 +25,19 @@ import (
 // passes, with client and server on the same processors.
 func benchServer(b *testing.B, more ...grpc.ServerOption) *grpc.ClientConn {
 	b.Helper()
+	return benchServerWith(b, Options{}, more...)
+}
+
+// benchServerWith is benchServer with some options of its own.
+func benchServerWith(b *testing.B, o Options, more ...grpc.ServerOption) *grpc.ClientConn {
+	b.Helper()
 	engine := newFake()
 	st, err := store.New(engine, store.Options{NodeID: "n1"})
 	require.NoError(b, err)
 	s := New(Node{ID: "n1", State: func() (State, string) { return StateServing, "" }})
 	s.Open(Backend{Store: st, Engine: engine})
-	g := s.GRPC(Options{Log: slog.New(slog.DiscardHandler), Timeout: time.Minute, MaxInFlight: 4096, Observe: func(Call) {}}, health.NewServer(), more...)
+	o.Log, o.Timeout, o.MaxInFlight, o.Observe = slog.New(slog.DiscardHandler), time.Minute, 4096, func(Call) {}
+	g := s.GRPC(o, health.NewServer(), more...)
 	s.RegisterStorage(g)
 	s.RegisterContract(g)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")

@@ -6,31 +6,42 @@ import (
 	"fmt"
 	"slices"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/pairdb/pairdb/libs/sidecar"
+	"github.com/pairdb/pairdb/libs/tracing"
 	"github.com/pairdb/pairdb/libs/wire"
 	compactionv1 "github.com/pairdb/pairdb/proto/pairdb/compaction/v1"
-	nodev1 "github.com/pairdb/pairdb/proto/pairdb/node/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/jobs"
 )
 
 // NewCompaction serves the job board to workers on the pod's socket. It converts and checks what
-// comes over the wire; the board decides.
-func NewCompaction(board *jobs.Board) compactionv1.CompactionServiceServer {
-	return &compaction{board: board}
+// comes over the wire; the board decides. While there is no board it returns nil, and workers are told to
+// come back.
+func NewCompaction(board func() *jobs.Board) compactionv1.CompactionServiceServer {
+	return &compaction{source: board}
 }
 
 type compaction struct {
 	compactionv1.UnimplementedCompactionServiceServer
-	board *jobs.Board
+	source func() *jobs.Board
+}
+
+func (c *compaction) board() (*jobs.Board, error) {
+	if b := c.source(); b != nil {
+		return b, nil
+	}
+	return nil, status.Error(codes.Unavailable, ErrRecovering.Error())
 }
 
 // maxRequestFormats bounds what is looked at of a worker's formats before the board checks them.
 const maxRequestFormats = 64
 
 func (c *compaction) Lease(ctx context.Context, r *compactionv1.LeaseRequest) (*compactionv1.LeaseResponse, error) {
+	tracing.Answer(ctx)
 	if len(r.GetFormats()) > maxRequestFormats {
 		return nil, status.Errorf(codes.InvalidArgument, "%d table formats, at most %d", len(r.GetFormats()), maxRequestFormats)
 	}
@@ -38,7 +49,11 @@ func (c *compaction) Lease(ctx context.Context, r *compactionv1.LeaseRequest) (*
 	if p, ok := sidecar.PeerFrom(ctx); ok {
 		name = fmt.Sprintf("%s@%d", name, p.UID) // the part that a worker can't choose
 	}
-	leases, err := c.board.Lease(ctx, jobs.Worker{
+	board, err := c.board()
+	if err != nil {
+		return nil, err
+	}
+	leases, err := board.Lease(ctx, jobs.Worker{
 		Name: name, FreeSlots: int(r.GetFreeSlots()), TotalSlots: int(r.GetTotalSlots()), Formats: slices.Clone(r.GetFormats()),
 	})
 	if err != nil {
@@ -49,16 +64,27 @@ func (c *compaction) Lease(ctx context.Context, r *compactionv1.LeaseRequest) (*
 		job, err := wire.GrantToProto(wire.Grant{Key: wire.Key(l.Key), Job: l.Job, Lease: l.Lease, Heartbeat: l.Heartbeat})
 		if err != nil {
 			// A job that can't be sent can't be done outside: that it is not is the board's to count.
-			c.board.Abandon(l.Key, jobs.AbandonUnsupportedFormat, err.Error(), nil)
+			board.Abandon(l.Key, jobs.AbandonUnsupportedFormat, err.Error(), nil)
 			continue
 		}
 		resp.Jobs = append(resp.Jobs, job)
+	}
+	if len(leases) > 0 {
+		keys := make([]string, len(leases))
+		for i, l := range leases {
+			keys[i] = l.Key.String()
+		}
+		trace.SpanFromContext(ctx).SetAttributes(attribute.StringSlice("pairdb.jobs", keys), attribute.String("pairdb.worker", wire.Text(name)))
 	}
 	return resp, nil
 }
 
 func (c *compaction) Heartbeat(_ context.Context, r *compactionv1.HeartbeatRequest) (*compactionv1.HeartbeatResponse, error) {
-	d := c.board.Heartbeat(jobs.Key(wire.KeyFromProto(r.GetKey())), r.GetDoneBytes())
+	board, err := c.board()
+	if err != nil {
+		return nil, err
+	}
+	d := board.Heartbeat(jobs.Key(wire.KeyFromProto(r.GetKey())), r.GetDoneBytes())
 	resp := &compactionv1.HeartbeatResponse{
 		Verdict: compactionv1.HeartbeatResponse_VERDICT_CONTINUE, MaxBytesPerSecond: d.MaxBytesPerSecond,
 	}
@@ -84,11 +110,17 @@ func (c *compaction) Complete(ctx context.Context, r *compactionv1.CompleteReque
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
+	board, err := c.board()
+	if err != nil {
+		return nil, err
+	}
 	report := jobs.Report{Outputs: outs, Stats: wire.StatsFromProto(r.GetStats()), Corrupt: corrupt}
-	v, err := c.board.Complete(ctx, jobs.Key(wire.KeyFromProto(r.GetKey())), report)
+	key := jobs.Key(wire.KeyFromProto(r.GetKey()))
+	v, err := board.Complete(ctx, key, report)
 	if err != nil {
 		return nil, boardStatus(err)
 	}
+	trace.SpanFromContext(ctx).SetAttributes(attribute.String("pairdb.job", key.String()), attribute.String("pairdb.verdict", verdictToProto[v.Outcome].String()))
 	return &compactionv1.CompleteResponse{Verdict: verdictToProto[v.Outcome], Reason: wire.Text(v.Reason)}, nil
 }
 
@@ -110,7 +142,11 @@ func (c *compaction) Abandon(_ context.Context, r *compactionv1.AbandonRequest) 
 	if err != nil {
 		return nil, status.Error(codes.InvalidArgument, err.Error())
 	}
-	c.board.Abandon(jobs.Key(wire.KeyFromProto(r.GetKey())), reason, wire.Text(r.GetDetail()), corrupt)
+	board, err := c.board()
+	if err != nil {
+		return nil, err
+	}
+	board.Abandon(jobs.Key(wire.KeyFromProto(r.GetKey())), reason, wire.Text(r.GetDetail()), corrupt)
 	return &compactionv1.AbandonResponse{}, nil
 }
 
@@ -128,18 +164,4 @@ func boardStatus(err error) error {
 		return status.Error(codes.Unavailable, err.Error())
 	}
 	return status.Error(codes.Unavailable, err.Error())
-}
-
-// NewNode answers sidecars that ask whose sidecar they are.
-func NewNode(id sidecar.Identity) nodev1.NodeServiceServer { return &nodeService{id: id} }
-
-type nodeService struct {
-	nodev1.UnimplementedNodeServiceServer
-	id sidecar.Identity
-}
-
-func (n *nodeService) Identity(context.Context, *nodev1.IdentityRequest) (*nodev1.IdentityResponse, error) {
-	return &nodev1.IdentityResponse{
-		NodeId: n.id.NodeID, ClusterId: n.id.ClusterID, Version: n.id.Version, Session: n.id.Session,
-	}, nil
 }

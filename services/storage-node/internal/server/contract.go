@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pairdb/pairdb/libs/ikey"
 	storagenodev1 "github.com/pairdb/pairdb/proto/coordinator/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 )
@@ -67,6 +68,7 @@ func (g contractService) Write(ctx context.Context, r *storagenodev1.WriteReques
 	if err != nil {
 		return nil, err
 	}
+	b.Hot.Write(r.GetTenantId(), r.GetKey(), len(r.GetValue()))
 	return &storagenodev1.WriteResponse{
 		Success: true, UpdatedVectorClock: contractClockToProto(res.Clock),
 		Outcome: outcomeToProto(res.Outcome), SiblingCount: uint32(res.Siblings),
@@ -86,6 +88,7 @@ func (g contractService) Read(ctx context.Context, r *storagenodev1.ReadRequest)
 	if err != nil {
 		return nil, err
 	}
+	b.Hot.Read(r.GetTenantId(), r.GetKey(), len(res.Value))
 	resp := contractReadToProto(&res)
 	size := proto.Size(resp)
 	if size > maxContractBytes && len(resp.Siblings) > 0 {
@@ -100,8 +103,9 @@ func (g contractService) Read(ctx context.Context, r *storagenodev1.ReadRequest)
 
 // errContractAnswer says that a key can't be sent. It is no reason to call the key absent.
 func errContractAnswer(key string, n int) error {
-	return &store.Error{Reason: store.ReasonResponseTooLarge, Message: fmt.Sprintf(
-		"the answer for %q has %d bytes, at most %d fit into a message of this service; pairdb.storage.v1 can read it", key, n, maxContractBytes)}
+	return &store.Error{Reason: store.ReasonResponseTooLarge, Metadata: map[string]string{"key": key}, Message: fmt.Sprintf(
+		"the answer for key %s has %d bytes, at most %d fit into a message of this service; pairdb.storage.v1 can read it",
+		ikey.KeyHash(key), n, maxContractBytes)}
 }
 
 func (g contractService) Delete(ctx context.Context, r *storagenodev1.DeleteRequest) (*storagenodev1.DeleteResponse, error) {
@@ -119,6 +123,7 @@ func (g contractService) Delete(ctx context.Context, r *storagenodev1.DeleteRequ
 	if err != nil {
 		return nil, err
 	}
+	b.Hot.Write(r.GetTenantId(), r.GetKey(), 0)
 	return &storagenodev1.DeleteResponse{
 		Success: true, UpdatedVectorClock: contractClockToProto(res.Clock),
 		Outcome: outcomeToProto(res.Outcome), SiblingCount: uint32(res.Siblings),
@@ -214,34 +219,6 @@ func (g contractService) GetKeyRange(ctx context.Context, r *storagenodev1.GetKe
 	return resp, nil
 }
 
-// What follows would move keys between nodes. This node does not do it on a coordinator's call, and
-// says so: a move that is reported done and was not loses data when the coordinator acts on it.
-
-func (contractService) ReplicateData(context.Context, *storagenodev1.ReplicateDataRequest) (*storagenodev1.ReplicateDataResponse, error) {
-	return nil, fmt.Errorf("%w: this node does not copy keys to another one; stream them with StreamKeys and hand them over with Repair", errUnavailable)
-}
-
-func (contractService) DrainNode(context.Context, *storagenodev1.DrainNodeRequest) (*storagenodev1.DrainNodeResponse, error) {
-	return nil, fmt.Errorf("%w: this node does not move its keys away, and goes on serving; "+
-		"SIGTERM stops it after the requests in flight, with everything on disk", errUnavailable)
-}
-
-func (contractService) StartStreaming(_ context.Context, r *storagenodev1.StartStreamingRequest) (*storagenodev1.StartStreamingResponse, error) {
-	return nil, fmt.Errorf("%w: this node does not stream to another one; nothing was started to %q", errUnavailable, r.GetTargetNodeId())
-}
-
-func (contractService) StopStreaming(_ context.Context, r *storagenodev1.StopStreamingRequest) (*storagenodev1.StopStreamingResponse, error) {
-	return nil, fmt.Errorf("%w: nothing is streamed to %q", errUnavailable, r.GetTargetNodeId())
-}
-
-func (contractService) NotifyStreamingComplete(_ context.Context, r *storagenodev1.NotifyStreamingCompleteRequest) (*storagenodev1.NotifyStreamingCompleteResponse, error) {
-	return nil, fmt.Errorf("%w: no stream from %q is known here", errUnavailable, r.GetSourceNodeId())
-}
-
-func (contractService) GetStreamStatus(context.Context, *storagenodev1.GetStreamStatusRequest) (*storagenodev1.GetStreamStatusResponse, error) {
-	return &storagenodev1.GetStreamStatusResponse{State: "unknown"}, nil
-}
-
 func (g contractService) HealthCheck(context.Context, *storagenodev1.HealthCheckRequest) (*storagenodev1.HealthCheckResponse, error) {
 	return g.health(nil), nil
 }
@@ -314,13 +291,17 @@ func (g contractService) failure(ctx context.Context, method string, err error) 
 	case storagenodev1.StorageNodeService_ReplicateData_FullMethodName:
 		return &storagenodev1.ReplicateDataResponse{ErrorMessage: item.GetMessage(), ErrorCode: code, Error: item}
 	case storagenodev1.StorageNodeService_DrainNode_FullMethodName:
-		return &storagenodev1.DrainNodeResponse{Status: "failed", ErrorMessage: item.GetMessage(), ErrorCode: code, Error: item}
+		return &storagenodev1.DrainNodeResponse{Status: drainFailed, ErrorMessage: item.GetMessage(), ErrorCode: code, Error: item}
 	case storagenodev1.StorageNodeService_StartStreaming_FullMethodName:
 		return &storagenodev1.StartStreamingResponse{Message: item.GetMessage(), Error: item}
 	case storagenodev1.StorageNodeService_StopStreaming_FullMethodName:
 		return &storagenodev1.StopStreamingResponse{Message: item.GetMessage(), Error: item}
 	case storagenodev1.StorageNodeService_NotifyStreamingComplete_FullMethodName:
 		return &storagenodev1.NotifyStreamingCompleteResponse{Message: item.GetMessage(), Error: item}
+	case storagenodev1.StorageNodeService_GetStreamStatus_FullMethodName:
+		if item.GetReason() == string(store.ReasonMoveNotFound) {
+			return &storagenodev1.GetStreamStatusResponse{State: streamUnknown}
+		}
 	case storagenodev1.StorageNodeService_HealthCheck_FullMethodName:
 		return g.health(err)
 	}
@@ -337,7 +318,7 @@ func contractCode(r row) storagenodev1.ErrorCode {
 		return storagenodev1.ErrorCode_ERROR_CODE_KEY_NOT_FOUND
 	case reason == "DISK_FULL" || reason == "DISK_THROTTLED":
 		return storagenodev1.ErrorCode_ERROR_CODE_DISK_FULL
-	case reason == "STOPPING" || reason == "NODE_DRAINING":
+	case reason == "STOPPING" || reason == "NODE_DRAINING" || reason == "RANGE_MOVING" || reason == "NOT_OWNER": // another node takes it
 		return storagenodev1.ErrorCode_ERROR_CODE_NODE_DRAINING
 	case r.code == codes.DataLoss:
 		return storagenodev1.ErrorCode_ERROR_CODE_CORRUPTED_DATA

@@ -16,7 +16,7 @@ import (
 	"github.com/pairdb/pairdb/services/storage-node/internal/tenant"
 )
 
-// This file is the only place where domain values become proto and back.
+// This file and convertmembers.go are the only places where domain values become proto and back.
 
 // clockFromProto sorts a clock of the wire; the store validates it. What is over the limit of
 // entries is cut to one more than it: enough for the store to refuse it, and no memory for the rest.

@@ -18,10 +18,6 @@ type lazyDeadline struct {
 	cancel context.CancelFunc
 }
 
-func withLazyDeadline(parent context.Context, d time.Time) *lazyDeadline {
-	return &lazyDeadline{Context: parent, deadline: d}
-}
-
 // Deadline implements context.Context.
 func (c *lazyDeadline) Deadline() (time.Time, bool) { return c.deadline, true }
 

@@ -9,6 +9,10 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
+func withLazyDeadline(parent context.Context, d time.Time) *lazyDeadline {
+	return &lazyDeadline{Context: parent, deadline: d}
+}
+
 // A handler must not be able to tell a lazy deadline from one with a timer.
 func TestLazyDeadlineIsADeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

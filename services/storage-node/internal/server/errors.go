@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/pairdb/pairdb/libs/event"
 	"github.com/pairdb/pairdb/libs/vfs"
 	datav1 "github.com/pairdb/pairdb/proto/pairdb/data/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
@@ -43,6 +45,7 @@ var (
 	errSnapshotName = errors.New("invalid snapshot name")
 	errRange        = errors.New("invalid range")
 	errLimit        = errors.New("limit exceeded")
+	errLogLevel     = errors.New("unknown log level")
 	errOverloaded   = errors.New("node is overloaded")
 	errSlowReader   = errors.New("reader of a stream is too slow")
 	errInternal     = errors.New("internal error")
@@ -107,12 +110,21 @@ var table = []row{
 	{store: store.ReasonOverloaded, code: codes.ResourceExhausted, retry: 50 * time.Millisecond,
 		when: "The node works on as many requests as it may, or its compactions are behind, or a key was changed by others again and again."},
 	{store: store.ReasonCorruptedData, code: codes.DataLoss,
-		when: "What is stored is damaged, and is not returned. The message names the file or the key; other replicas have it."},
+		when: "What is stored is damaged, and is not returned. The message names the file, or the key by the hash that logs use; the metadata `tenant` and `key` have the key. Other replicas have it."},
 	// A new snapshot helps, the same call again does not.
 	{store: store.ReasonSequenceAhead, code: codes.OutOfRange,
 		when: "The sequence to watch from is newer than all that the node has: it is of another node, or of a data directory that is gone. Begin with a new snapshot."},
 	{store: store.ReasonSequenceTooOld, code: codes.OutOfRange,
 		when: "The commit log does not reach back to the sequence to watch from; the metadata `oldest_sequence` says how far it does. Begin with a new snapshot."},
+
+	{store: store.ReasonOtherCluster, code: codes.FailedPrecondition,
+		when: "A node or migrator of another cluster calls (`PAIRDB_CLUSTER_ID`)."},
+	{store: store.ReasonMoveTooOld, code: codes.FailedPrecondition,
+		when: "Records that are sent were read longer ago than tombstones are kept (`PAIRDB_GC_GRACE`): what was deleted since may be forgotten. Begin anew."},
+	{store: store.ReasonTreeUnknown, code: codes.NotFound,
+		when: "The tree of an earlier Digest is not kept any more: five minutes have passed, newer ones took its place, or the node was restarted. Digest again."},
+	{store: store.ReasonIngest, code: codes.InvalidArgument,
+		when: "A stream of records between nodes is not what it says: a record is none or belongs to the node itself, batches are not numbered one after the other, keys are not in the promised order, or the format is unknown."},
 
 	{store: store.ReasonTenantNotFound, code: codes.NotFound,
 		when: "The tenant is not known and the node serves known ones only (`PAIRDB_TENANTS=strict`), or it was dropped. CreateTenant makes it known."},
@@ -131,6 +143,59 @@ var table = []row{
 	{store: store.ReasonUpdate, code: codes.InvalidArgument,
 		when: "An update changes nothing: neither a quota nor a policy is given."},
 
+	{store: store.ReasonReport, code: codes.InvalidArgument,
+		when: "A report of a health-agent is not one: more than 1,000 members, one member twice, an unknown state or liveness, or a field that is longer than the protocol allows. Nothing of it counts."},
+	{store: store.ReasonMember, code: codes.InvalidArgument,
+		when: "The id of a member has not 1 to 100 letters, digits, dashes, underscores and dots."},
+	{store: store.ReasonRemoval, code: codes.InvalidArgument,
+		when: "The reason of a removal has not 1 to 1,000 bytes, or contains a control character or invalid UTF-8."},
+	{store: store.ReasonTooManyMembers, code: codes.ResourceExhausted,
+		when: "With the report the node would remember more than 1,000 members, removed ones included."},
+	{store: store.ReasonMemberNotFound, code: codes.NotFound,
+		when: "No member of that id was ever declared to this node."},
+	{store: store.ReasonMemberAlive, code: codes.FailedPrecondition, retry: 5 * time.Second,
+		when: "The member to remove answers, or may still answer: drain it, or stop it and wait until it is seen down."},
+	{store: store.ReasonMemberSelf, code: codes.FailedPrecondition,
+		when: "A node does not remove itself: ask another one."},
+	{store: store.ReasonMembersUnseen, code: codes.FailedPrecondition, retry: 5 * time.Second,
+		when: "The node has not heard its health-agent for a minute and can't tell whether a member is alive: ask another node, or start the health-agent."},
+
+	{store: store.ReasonNodeDraining, code: codes.Unavailable, retry: time.Second,
+		when: "The node was asked to flush and be ready for a restart: it takes no writes until that is over. Reads go on."},
+	{store: store.ReasonMove, code: codes.InvalidArgument,
+		when: "What is asked of a move or drain is not possible at all: its id has not 1 to 64 of a-z, 0-9, dash and dot, its selection contradicts itself or is over a limit, it hands over without hash ranges, or a number or state is unknown."},
+	{store: store.ReasonTarget, code: codes.InvalidArgument,
+		when: "A target of a move is no node id or address, is the node itself, stands there twice, or there is none."},
+	{store: store.ReasonMoveNotFound, code: codes.NotFound,
+		when: "No move or drain of that id is known to this node; of those that are over it remembers the last 1,000."},
+	{store: store.ReasonMoveExists, code: codes.AlreadyExists,
+		when: "There is a move of that id with other arguments."},
+	{store: store.ReasonMoveChanged, code: codes.Aborted,
+		when: "The move, the drain or the declared state is not as the caller has seen it: read it again."},
+	{store: store.ReasonMoveState, code: codes.FailedPrecondition,
+		when: "What is asked does not follow the state in which the move, the drain or the node is; the metadata `state` may have it. A move can't be called off once its ranges have a new owner."},
+	{store: store.ReasonMovesOverlap, code: codes.FailedPrecondition,
+		when: "Another move hands over a part of these ranges; the metadata `move_id` says which."},
+	{store: store.ReasonTooManyMoves, code: codes.ResourceExhausted, retry: 5 * time.Second,
+		when: "64 moves are under way, or hold the commit log still; or they select too much together."},
+	{store: store.ReasonTargetUnknown, code: codes.FailedPrecondition,
+		when: "The target is no member that this node knows, or has no address that it knows; or nobody shares the ranges to compare."},
+	{store: store.ReasonTargetUnfit, code: codes.FailedPrecondition,
+		when: "The target can't take what is sent: it is drained, removed, draining itself, down, or shares no range to compare."},
+	{store: store.ReasonDrainUnsafe, code: codes.FailedPrecondition,
+		when: "After the drain ranges would have no owner, or fewer copies than the replication factor. The second can be forced with a reason."},
+	{store: store.ReasonDrainExists, code: codes.FailedPrecondition,
+		when: "The node is drained already."},
+
+	// Another node helps, the same call here does not: no retry.
+	{store: store.ReasonCleanupUnsafe, code: codes.FailedPrecondition,
+		when: "What a cleanup would remove could be the only copy: a move still reads it (the answer says when to try again), or it was not brought to a node that owns it since this one lost it. Or an open snapshot still sees it; then the answer has a delay as well."},
+	{err: engine.ErrSnapshotHolds, code: codes.FailedPrecondition, reason: string(store.ReasonCleanupUnsafe), retry: snapshotRetry},
+	{store: store.ReasonNotOwner, code: codes.FailedPrecondition,
+		when: "The range of the key was handed over to another node; nothing changed here. The metadata `owner_node_id` and `owner_addr` say which one and where it serves clients."},
+	{store: store.ReasonRangeMoving, code: codes.Unavailable, retry: 100 * time.Millisecond,
+		when: "The range of the key is being handed over from one node to another, which takes less than a second: writes are refused at the old owner, everything at the new one. Nothing changed. To a migrator: what the node held of a range when it last had it is removed first."},
+
 	{err: context.Canceled, code: codes.Canceled, reason: "CANCELLED",
 		when: "The caller cancelled the call."},
 	{err: context.DeadlineExceeded, code: codes.DeadlineExceeded, reason: "DEADLINE_EXCEEDED",
@@ -142,6 +207,11 @@ var table = []row{
 	{err: errRange, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_RANGE"},
 	{err: errSnapshotName, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_SNAPSHOT_NAME",
 		when: "The name of a snapshot is not 1 to 128 of a-z, 0-9, dash and dot, or begins with a dot."},
+	{err: event.ErrUnknownKind, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_EVENT",
+		when: "An event of a sidecar has an id that has not 1 to 128 visible ASCII characters, a kind that [the catalogue](EVENTS.md) does not have, no time, or a payload that is not that of its kind or has more than 16 KiB."},
+	{err: event.ErrInvalid, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_EVENT"},
+	{err: errLogLevel, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_LOG_LEVEL",
+		when: "The log level is none of debug, info, warn, error."},
 	{err: engine.ErrBatchTooLarge, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_BATCH"},
 	{err: engine.ErrInvalidKey, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_KEY"},
 
@@ -157,14 +227,19 @@ var table = []row{
 	{err: ErrStopping, code: codes.Unavailable, reason: "STOPPING", retry: time.Second,
 		when: "The node is shutting down. A write may have been made."},
 	{err: errUnavailable, code: codes.Unimplemented, reason: "NOT_AVAILABLE",
-		when: "The call of an existing coordinator asks for what this node does not do; nothing was begun."},
+		when: "The call asks for what this node can't do as it is configured; nothing was begun."},
 	{err: engine.ErrClosed, code: codes.Unavailable, reason: "STOPPING", retry: time.Second},
 	// No retry here: the process ends, and with it this connection; the client's next one counts.
 	{err: engine.ErrPoisoned, code: codes.Unavailable, reason: "ENGINE_POISONED",
 		when: "The node could not make writes durable and ends. A write may have been made."},
 	{err: engine.ErrDiskFull, code: codes.ResourceExhausted, reason: "DISK_FULL", retry: 5 * time.Second,
-		when: "The free space of the disk is below the reserve: make room."},
+		when: "The disk is full (`PAIRDB_DISK_FULL_PERCENT`, `PAIRDB_DISK_RESERVE_BYTES`): reads go on, deletes for as long as there is a reserve for them. Make room."},
+	{err: engine.ErrDiskThrottled, code: codes.ResourceExhausted, reason: "DISK_THROTTLED", retry: 5 * time.Second,
+		when: "The disk is nearly full (`PAIRDB_DISK_THROTTLED_PERCENT`): writes and batches above 64 KiB are refused, smaller ones are taken. Make room."},
+	{err: engine.ErrMemoryPressure, code: codes.ResourceExhausted, reason: "MEMORY_PRESSURE", retry: time.Second,
+		when: "The memory of the node is nearly used up (`PAIRDB_MEMORY_CRITICAL_PERCENT`): writes are refused, reads go on."},
 	{err: vfs.ErrNoSpace, code: codes.ResourceExhausted, reason: "DISK_FULL", retry: 5 * time.Second},
+	{err: engine.ErrTooManyPins, code: codes.ResourceExhausted, reason: string(store.ReasonTooManyMoves), retry: 5 * time.Second},
 	{err: engine.ErrStalled, code: codes.ResourceExhausted, reason: "OVERLOADED", retry: 100 * time.Millisecond},
 	{err: errOverloaded, code: codes.ResourceExhausted, reason: "OVERLOADED", retry: 100 * time.Millisecond},
 	{err: errSlowReader, code: codes.ResourceExhausted, reason: "SLOW_READER", retry: time.Second,
@@ -177,6 +252,27 @@ var table = []row{
 // internal is the row of what no row names: a fault of ours. Its text stays in the log.
 var internal = row{err: errInternal, code: codes.Internal, reason: "INTERNAL",
 	when: "A fault of the node; its log has the cause under the request id."}
+
+// Reasons returns every reason that an error of this package can have, sorted: those of the table, and
+// the names of codes for what handlers and gRPC say themselves.
+func Reasons() []string {
+	known := map[string]bool{internal.reason: true}
+	for _, r := range table {
+		known[r.reason+string(r.store)] = true
+	}
+	for c := codes.OK + 1; c <= codes.Unauthenticated; c++ {
+		known[wireName(c)] = true
+	}
+	return slices.Sorted(maps.Keys(known))
+}
+
+// reasonOf returns the reason of an error, as its status will have it.
+func reasonOf(err error) string {
+	if s, made := status.FromError(err); made {
+		return wireName(s.Code())
+	}
+	return lookup(err).reason
+}
 
 // lookup returns the row of an error, with its reason and the time to retry that the error names.
 func lookup(err error) row {

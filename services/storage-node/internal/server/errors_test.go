@@ -88,7 +88,7 @@ func TestUnknownErrorsAreInternalAndDoNotLeak(t *testing.T) {
 	require.Equal(t, refusal{code: codes.Internal, reason: "INTERNAL"}, refused(t, err))
 	require.NotContains(t, err.Error(), "secret")
 	require.Contains(t, log.String(), "open /secret/path")
-	require.Contains(t, log.String(), "request_id="+strings.Repeat("x", 128)+" ")
+	require.Contains(t, log.String(), "request_id="+strings.Repeat("x", 128)+"\n")
 
 	_, err = w.storage.Read(metadata.AppendToOutgoingContext(t.Context(), "x-request-id", "req-7"), &storagev1.ReadRequest{Tenant: "t", Key: "k"})
 	require.Error(t, err)

@@ -35,7 +35,7 @@ its own. An item of a batch or a pipeline that was refused has the same code, re
 func class(t *testing.T, c codes.Code) int {
 	of := map[codes.Code]int{
 		codes.InvalidArgument: 400, codes.FailedPrecondition: 400, codes.OutOfRange: 400, codes.Unauthenticated: 401,
-		codes.PermissionDenied: 403, codes.NotFound: 404, codes.AlreadyExists: 409, codes.ResourceExhausted: 429,
+		codes.PermissionDenied: 403, codes.NotFound: 404, codes.AlreadyExists: 409, codes.Aborted: 409, codes.ResourceExhausted: 429,
 		codes.Canceled: 499, codes.Internal: 500, codes.DataLoss: 500, codes.Unimplemented: 501, codes.Unavailable: 503,
 		codes.DeadlineExceeded: 504,
 	}

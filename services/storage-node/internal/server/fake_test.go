@@ -7,8 +7,10 @@ import (
 	"sync"
 
 	"github.com/pairdb/pairdb/libs/causal"
+	"github.com/pairdb/pairdb/libs/compact"
 	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
+	"github.com/pairdb/pairdb/services/storage-node/internal/stages"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 )
 
@@ -52,6 +54,9 @@ type fakeBatch struct {
 }
 
 func (b *fakeBatch) SetIfUnchanged(key, value []byte, _ ikey.Seq) { b.add(key, value, false) }
+func (b *fakeBatch) Urgent()                                      {}
+func (b *fakeBatch) Removal()                                     {}
+func (b *fakeBatch) Trail(*stages.Trail)                          {}
 func (b *fakeBatch) Merge(key, value []byte)                      { b.add(key, value, true) }
 func (b *fakeBatch) add(key, value []byte, merge bool) {
 	b.keys, b.values, b.merge = append(b.keys, string(key)), append(b.values, string(value)), append(b.merge, merge)
@@ -96,18 +101,18 @@ func (f *fakeEngine) WaitDurable(ikey.Seq) error {
 }
 
 func (f *fakeEngine) Get(key, dst []byte) ([]byte, bool, error) {
+	v, ok, _, err := f.GetLatest(key, dst)
+	return v, ok, err
+}
+
+func (f *fakeEngine) GetLatest(key, dst []byte) ([]byte, bool, ikey.Seq, error) {
 	if err := f.enter(); err != nil {
-		return nil, false, err
+		return nil, false, 0, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	v, ok := f.data[string(key)]
-	return append(dst[:0], v...), ok, nil
-}
-
-func (f *fakeEngine) GetLatest(key, dst []byte) ([]byte, bool, ikey.Seq, error) {
-	v, ok, err := f.Get(key, dst)
-	return v, ok, f.seq, err
+	return append(dst[:0], v...), ok, f.seq, nil
 }
 
 func (f *fakeEngine) DeleteSpans(spans []store.KeySpan) error {
@@ -123,6 +128,8 @@ func (f *fakeEngine) DeleteSpans(spans []store.KeySpan) error {
 }
 
 func (f *fakeEngine) ApproximateBytes(_, _ []byte) (uint64, error) { return 0, f.enter() }
+
+func (f *fakeEngine) VisibleSeq() ikey.Seq { f.mu.Lock(); defer f.mu.Unlock(); return f.seq }
 
 func (f *fakeEngine) NewSnapshot() store.Snapshot {
 	f.mu.Lock()
@@ -183,6 +190,13 @@ func (f *fakeEngine) Compact(ctx context.Context, start, end []byte, progress fu
 	f.set(func(f *fakeEngine) { f.ranges = append(f.ranges, [2][]byte{start, end}) })
 	if f.work != nil {
 		return f.work(ctx, func(done, _ int64) { progress(engine.CompactProgress{Bytes: uint64(done)}) })
+	}
+	return f.enter()
+}
+
+func (f *fakeEngine) Cleanup(ctx context.Context, _ []compact.HashCut, _ int64, progress func(engine.CleanupProgress)) error {
+	if f.work != nil {
+		return f.work(ctx, func(done, _ int64) { progress(engine.CleanupProgress{Dropped: uint64(done)}) })
 	}
 	return f.enter()
 }

@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
-	"strings"
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 )
 
@@ -23,55 +22,56 @@ type Call struct {
 	// Request and Response are the messages of a unary call; nil for a stream. They must not be
 	// kept.
 	Request, Response any
-	// Code is also that of an error which travelled in the answer.
-	Code codes.Code
-	Took time.Duration
+	// Code is also that of an error which travelled in the answer; Reason is that of the error, one of
+	// Reasons, and empty without one.
+	Code   codes.Code
+	Reason string
+	Took   time.Duration
 }
 
 // guard is what every call passes: in-flight limit, default deadline, panics, the error table, logs
 // and metrics.
 type guard struct {
-	log         *slog.Logger
-	observe     func(Call) // may be nil
-	timeout     time.Duration
-	maxInFlight int64
-	leaving     context.Context // ends when the node shuts down, and streams with it
+	log     *slog.Logger
+	observe func(Call) // may be nil
+	timeout time.Duration
+	leaving context.Context // ends when the node shuts down, and streams with it
+	load    *Load
+	tracer  trace.Tracer // nil: spans are not recorded
+	slow    slowLog
 
-	inFlight atomic.Int64
 	requests atomic.Uint64 // numbers of requests that brought no id, for logs
 }
 
-// enter takes a place among the calls in flight.
-func (g *guard) enter() error {
-	if g.inFlight.Add(1) > g.maxInFlight {
-		g.inFlight.Add(-1)
-		return fmt.Errorf("%w: %d requests are in flight, the limit (PAIRDB_MAX_IN_FLIGHT)", errOverloaded, g.maxInFlight)
-	}
-	return nil
-}
-
-func (g *guard) leave() { g.inFlight.Add(-1) }
-
 // unary is the interceptor of calls with one answer.
 func (g *guard) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
-	start := time.Now()
-	if err = g.enter(); err == nil {
-		defer g.leave()
-		resp, err = g.call(ctx, req, info.FullMethod, handler)
+	c := g.begin(ctx, info.FullMethod, time.Now())
+	c.watch()
+	if err = g.load.enter(); err == nil {
+		defer g.load.leave()
+		resp, err = g.call(c, req, handler)
 	}
-	code := codes.OK
+	code, reason := codes.OK, ""
 	if err != nil {
 		failed := err
-		resp, err = nil, g.answer(ctx, info.FullMethod, failed)
+		reason = reasonOf(failed)
+		resp, err = nil, g.answer(c, info.FullMethod, req, failed)
 		code = status.Code(err)
-		if s, ok := info.Server.(inBand); ok {
+		// Who may not ask gets a status, whatever the service: an answer would say something.
+		refused := code == codes.PermissionDenied || code == codes.Unauthenticated
+		if s, ok := info.Server.(inBand); ok && !refused {
 			if answer := s.failure(ctx, info.FullMethod, failed); answer != nil {
 				resp, err = answer, nil
 			}
 		}
 	}
+	took := time.Since(c.began)
 	if g.observe != nil {
-		g.observe(Call{Method: info.FullMethod, Request: req, Response: resp, Code: code, Took: time.Since(start)})
+		g.observe(Call{Method: info.FullMethod, Request: req, Response: resp, Code: code, Reason: reason, Took: took})
+	}
+	c.end(req, resp, code, took)
+	if audited(info.Server, info.FullMethod) {
+		g.audit(c, info.FullMethod, code)
 	}
 	return resp, err
 }
@@ -83,41 +83,44 @@ type inBand interface {
 }
 
 // call runs a handler under the default deadline; a panic becomes an error.
-func (g *guard) call(ctx context.Context, req any, method string, handler grpc.UnaryHandler) (resp any, err error) {
-	defer g.recover(ctx, method, &err)
+func (g *guard) call(c *call, req any, handler grpc.UnaryHandler) (resp any, err error) {
+	defer g.recover(c, c.method, &err)
 	if err := malformed(req); err != nil {
 		return nil, err
 	}
-	if _, ok := ctx.Deadline(); !ok {
-		limited := withLazyDeadline(ctx, time.Now().Add(g.timeout))
-		defer limited.release()
-		ctx = limited
-	}
-	return handler(ctx, req)
+	c.limit()
+	defer c.release()
+	return handler(c, req)
 }
 
 // stream is the interceptor of streams. They have no default deadline: each handler bounds what a
 // slow reader may hold. They end when the node shuts down.
 func (g *guard) stream(srv any, s grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
-	start := time.Now()
 	ctx, cancel := context.WithCancelCause(s.Context())
 	defer cancel(nil)
 	defer context.AfterFunc(g.leaving, func() { cancel(ErrStopping) })()
-	if err = g.enter(); err == nil {
-		defer g.leave()
+	c := g.begin(ctx, info.FullMethod, time.Now())
+	if err = g.load.enter(); err == nil {
+		defer g.load.leave()
+		defer g.load.enterStream(info.FullMethod)()
 		func() {
-			defer g.recover(ctx, info.FullMethod, &err)
-			err = handler(srv, guardedStream{s, ctx})
+			defer g.recover(c, info.FullMethod, &err)
+			err = handler(srv, guardedStream{s, c})
 		}()
 	}
 	if errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), ErrStopping) {
 		err = ErrStopping
 	}
+	reason := ""
 	if err != nil {
-		err = g.answer(ctx, info.FullMethod, err)
+		reason = reasonOf(err)
+		err = g.answer(c, info.FullMethod, nil, err)
 	}
 	if g.observe != nil {
-		g.observe(Call{Method: info.FullMethod, Code: status.Code(err), Took: time.Since(start)})
+		g.observe(Call{Method: info.FullMethod, Code: status.Code(err), Reason: reason, Took: time.Since(c.began)})
+	}
+	if audited(srv, info.FullMethod) {
+		g.audit(c, info.FullMethod, status.Code(err))
 	}
 	return err
 }
@@ -142,38 +145,29 @@ func (s guardedStream) RecvMsg(m any) error {
 // serves all others. Broken invariants below are still in the log, with their stack.
 func (g *guard) recover(ctx context.Context, method string, err *error) {
 	if p := recover(); p != nil {
-		g.log.Error("panic in a request", "method", method, "request_id", g.requestID(ctx), "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+		attrs := append([]slog.Attr{slog.String("method", method)}, g.about(ctx)...)
+		attrs = append(attrs, slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
+		g.log.LogAttrs(ctx, slog.LevelError, "panic in a request", attrs...)
 		*err = fmt.Errorf("%w: panic", errInternal)
 	}
 }
 
-// answer turns an error into the status that the client gets, and logs those that an operator
-// should see.
-func (g *guard) answer(ctx context.Context, method string, err error) error {
+// answer turns an error into the status that the client gets, and logs it: what an operator should see
+// as an error. req is nil for a stream.
+func (g *guard) answer(ctx context.Context, method string, req any, err error) error {
 	s := toStatus(err)
+	level, message := slog.LevelDebug, "request refused"
 	switch s.Code() {
 	case codes.Internal, codes.DataLoss, codes.Unknown:
-		g.log.Error("request failed", "method", method, "request_id", g.requestID(ctx), "code", s.Code().String(), "error", err)
-	default:
-		g.log.Debug("request refused", "method", method, "code", s.Code().String(), "error", err)
+		level, message = slog.LevelError, "request failed"
+	}
+	if g.log.Enabled(ctx, level) {
+		attrs := append([]slog.Attr{slog.String("method", method)}, subjectOf(req, nil).log(g.slow.revealKeys)...)
+		attrs = append(attrs, slog.String("code", s.Code().String()), slog.String("error", err.Error()))
+		g.log.LogAttrs(ctx, level, message, append(attrs, g.about(ctx)...)...)
 	}
 	return s.Err()
 }
 
-// requestIDKey is the metadata key with which a client names its request for the logs.
-const requestIDKey = "x-request-id"
-
-// requestID returns the client's name for the request, or one of ours.
-func (g *guard) requestID(ctx context.Context) string {
-	const maxLength = 128
-	if ids := metadata.ValueFromIncomingContext(ctx, requestIDKey); len(ids) > 0 {
-		printable := strings.Map(func(r rune) rune {
-			if r < ' ' || r > '~' {
-				return '?'
-			}
-			return r
-		}, ids[0])
-		return printable[:min(len(printable), maxLength)]
-	}
-	return fmt.Sprintf("local-%d", g.requests.Add(1))
-}
+// localID numbers a request that brought no name.
+func (g *guard) localID() string { return fmt.Sprintf("local-%d", g.requests.Add(1)) }

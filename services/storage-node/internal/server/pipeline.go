@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
+	"github.com/pairdb/pairdb/services/storage-node/internal/hot"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 )
 
@@ -37,6 +38,8 @@ type Pipelined struct {
 	Reads, Writes, ReadBytes, WriteBytes int
 	// Rejected and Failed count the others, by whose fault it was: the caller's, or the node's.
 	RejectedReads, FailedReads, RejectedWrites, FailedWrites int
+	// Reasons has that of each operation that was rejected or failed. It must not be kept.
+	Reasons []string
 	// ReadTook is how long each of the reads took. It must not be kept.
 	ReadTook []time.Duration
 	// WriteTook is how long the writes took, all the same: until they were durable.
@@ -61,6 +64,8 @@ type pipeline struct {
 	store   *store.Store
 	writes  *places
 	observe func(Pipelined) // may be nil
+	hot     *hot.Tracker    // may be nil
+	call    *call           // may be nil
 	// done delivers why the stream is over: from the receiver, and from an acknowledger that crashed.
 	done chan error
 
@@ -94,6 +99,7 @@ type submission struct {
 	use    Pipelined
 	began  time.Time
 	places int
+	note   *message // nil: nobody looks
 }
 
 // Pipeline serves one stream of operations.
@@ -102,7 +108,10 @@ func (g storageService) Pipeline(stream grpc.BidiStreamingServer[storagev1.Pipel
 	if err != nil {
 		return err
 	}
-	p := &pipeline{ctx: stream.Context(), stream: stream, store: b.Store, writes: b.writes, observe: b.Pipelined, done: make(chan error, 2)}
+	p := &pipeline{
+		ctx: stream.Context(), stream: stream, store: b.Store, writes: b.writes, observe: b.Pipelined, done: make(chan error, 2),
+		hot: b.Hot, call: callFrom(stream.Context()),
+	}
 	p.changed.L, p.work.L = &p.mu, &p.mu
 	acked := make(chan struct{})
 	go func() {
@@ -290,14 +299,18 @@ func (p *pipeline) handle(message []byte) error {
 	p.mu.Unlock()
 	use := Pipelined{ReadTook: in.took[:0]}
 	out, last := newAnswers(), time.Now()
+	note := p.call.watchMessage(last)
+	reads := note.readsContext(p.ctx)
+	var slowest slowestRead
 	for in.next() {
 		if in.kind != opRead {
 			in.keep()
 			continue
 		}
 		before := out.len()
-		res, err := p.store.Read(p.ctx, in.tenant, in.op.Key, in.buf)
+		res, err := p.store.Read(reads, in.tenant, in.op.Key, in.buf)
 		if err == nil {
+			p.hot.Read(in.tenant, in.op.Key, len(res.Value))
 			in.buf = reusable(res.Buf)
 			err = out.read(in.tag, &res)
 		}
@@ -306,6 +319,7 @@ func (p *pipeline) handle(message []byte) error {
 		}
 		now := time.Now()
 		use.read(len(res.Value), now.Sub(last), err)
+		slowest.note(now.Sub(last), in.op.Key)
 		last = now
 		if out.len() < maxPipelineMessage {
 			continue
@@ -328,22 +342,24 @@ func (p *pipeline) handle(message []byte) error {
 	if p.observe != nil && len(use.ReadTook) > 0 {
 		p.observe(use)
 	}
+	p.call.endReads(note, in.tenant, &use, slowest.took, slowest.key)
 	if err := p.push(out); err != nil || len(in.ops) == 0 {
 		return err
 	}
-	return p.submit()
+	return p.submit(note)
 }
 
 // submit applies the writes of a message and leaves their answers to the acknowledger.
-func (p *pipeline) submit() error {
+func (p *pipeline) submit(note *message) error {
 	in := &p.in
-	last := submission{began: time.Now()}
+	last := submission{began: time.Now(), note: note}
+	ctx := note.writesContext(p.ctx, in, last.began)
 	var err error
 	if last.places, err = p.takePlaces(len(in.ops)); err != nil {
 		return err
 	}
 	results := in.results()
-	last.pending, err = p.store.Submit(p.ctx, store.BatchWriteRequest{Tenant: in.tenant, Ops: in.ops, OmitClocks: in.omitClocks}, results)
+	last.pending, err = p.store.Submit(ctx, store.BatchWriteRequest{Tenant: in.tenant, Ops: in.ops, OmitClocks: in.omitClocks}, results)
 	out, first := newAnswers(), 0
 	for i := range results {
 		before := out.len()
@@ -354,6 +370,7 @@ func (p *pipeline) submit() error {
 			out.fail(in.tags[i], results[i].Err)
 		} else {
 			out.write(in.tags[i], &results[i].WriteResult)
+			p.hot.Write(in.tenant, in.ops[i].Key, len(in.ops[i].Value))
 		}
 		last.use.write(len(in.ops[i].Value), results[i].Err)
 		if out.len() >= maxPipelineMessage {
@@ -406,10 +423,9 @@ func (p *pipeline) settle(s *submission, err error) {
 	p.mu.Unlock()
 	p.writes.give(s.places)
 	s.places = 0
-	if p.observe == nil {
-		return
-	}
-	s.use.WriteTook = time.Since(s.began)
+	now := time.Now()
+	s.use.WriteTook = now.Sub(s.began)
+	s.note.lapSync(s.pending, now)
 	if err != nil {
 		lost := s.use.Writes
 		s.use.Writes, s.use.WriteBytes = 0, 0
@@ -417,7 +433,10 @@ func (p *pipeline) settle(s *submission, err error) {
 			s.use.write(0, err)
 		}
 	}
-	p.observe(s.use)
+	if p.observe != nil {
+		p.observe(s.use)
+	}
+	p.call.endWrites(s.note, &s.use)
 }
 
 // later sends answers once what they say is durable. It copies tags.

@@ -463,21 +463,24 @@ func appendClock(b []byte, c causal.Clock) []byte {
 // read and write count an operation that is over.
 func (u *Pipelined) read(bytes int, took time.Duration, err error) {
 	u.ReadTook = append(u.ReadTook, took)
-	count(err, bytes, &u.Reads, &u.ReadBytes, &u.RejectedReads, &u.FailedReads)
+	u.count(err, bytes, &u.Reads, &u.ReadBytes, &u.RejectedReads, &u.FailedReads)
 }
 
 func (u *Pipelined) write(bytes int, err error) {
-	count(err, bytes, &u.Writes, &u.WriteBytes, &u.RejectedWrites, &u.FailedWrites)
+	u.count(err, bytes, &u.Writes, &u.WriteBytes, &u.RejectedWrites, &u.FailedWrites)
 }
 
-func count(err error, bytes int, done, total, rejected, failed *int) {
-	switch {
-	case err == nil:
+func (u *Pipelined) count(err error, bytes int, done, total, rejected, failed *int) {
+	if err == nil {
 		*done++
 		*total += bytes
-	case nodesFault(lookup(err).code):
+		return
+	}
+	r := lookup(err)
+	u.Reasons = append(u.Reasons, r.reason)
+	if nodesFault(r.code) {
 		*failed++
-	default:
+	} else {
 		*rejected++
 	}
 }

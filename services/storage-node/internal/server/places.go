@@ -71,6 +71,13 @@ func (p *places) give(n int) {
 	p.serveLocked()
 }
 
+// use returns how many places are taken, how many wait for some, and how many there are.
+func (p *places) use() (taken, waiting, all int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.taken, len(p.waiting), p.all
+}
+
 func (p *places) serveLocked() {
 	for len(p.waiting) > 0 && p.taken+p.waiting[0].n <= p.all {
 		p.taken += p.waiting[0].n

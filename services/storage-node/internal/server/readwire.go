@@ -21,6 +21,8 @@ import (
 type Encoded struct {
 	// ValueBytes is how many bytes of values are in it.
 	ValueBytes int
+	// Reasons are those of the keys of a batch that could not be read.
+	Reasons []string
 
 	answers answers
 }
@@ -63,6 +65,7 @@ func (g storageService) read(ctx context.Context, r *storagev1.ReadRequest) (*En
 	if err != nil {
 		return nil, err
 	}
+	b.Hot.Read(r.GetTenant(), r.GetKey(), len(res.Value))
 	out := &Encoded{ValueBytes: len(res.Value)}
 	size := sizeRead(&res)
 	out.answers.buf = answersMemory.Get(size)
@@ -90,6 +93,7 @@ func (g storageService) batchRead(ctx context.Context, r *storagev1.BatchReadReq
 		enc = append(enc, batchResults<<3|byte(protowire.BytesType))
 		if res.Err != nil {
 			item := &storagev1.BatchReadResult{Error: itemError(res.Err)}
+			out.Reasons = append(out.Reasons, item.GetError().GetReason())
 			enc = protowire.AppendVarint(enc, uint64(proto.Size(item)))
 			if enc, err = (proto.MarshalOptions{UseCachedSize: true}).MarshalAppend(enc, item); err != nil {
 				return nil, fmt.Errorf("%w: %w", errInternal, err)
@@ -103,6 +107,7 @@ func (g storageService) batchRead(ctx context.Context, r *storagev1.BatchReadReq
 			return nil, err
 		}
 		out.ValueBytes += len(res.Value)
+		b.Hot.Read(r.GetTenant(), r.GetKeys()[i], len(res.Value))
 	}
 	*out.answers.buf = enc
 	return out, nil

@@ -17,9 +17,15 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 
+	"github.com/pairdb/pairdb/libs/sidecar"
 	storagenodev1 "github.com/pairdb/pairdb/proto/coordinator/storage/v1"
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
+	migrationv1 "github.com/pairdb/pairdb/proto/pairdb/migration/v1"
+	nodev1 "github.com/pairdb/pairdb/proto/pairdb/node/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
+	"github.com/pairdb/pairdb/services/storage-node/internal/hot"
+	"github.com/pairdb/pairdb/services/storage-node/internal/members"
+	"github.com/pairdb/pairdb/services/storage-node/internal/moves"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 	"github.com/pairdb/pairdb/services/storage-node/internal/tenant"
 )
@@ -30,19 +36,30 @@ type world struct {
 	engine    *fakeEngine
 	snapshots *fakeSnapshots
 	tenants   *tenant.Registry
+	members   *members.Registry
+	moves     *moves.Registry
 	server    *Server
 	grpc      *grpc.Server
 	conn      *grpc.ClientConn
 	storage   storagev1.StorageServiceClient
 	contract  storagenodev1.StorageNodeServiceClient
 	admin     adminv1.AdminServiceClient
+	node      nodev1.NodeServiceClient
+	migration migrationv1.MigrationServiceClient
 
 	mu       sync.Mutex
 	calls    []Call
 	phase    State
 	ready    bool
 	problems []string
+	vitals   Vitals
+	sidecars Sidecars
 	now      func() time.Time // of the store
+	joins    bool             // it is to be bootstrapped
+
+	more  []grpc.ServerOption // of the transport
+	hot   *hot.Tracker
+	level slog.LevelVar
 
 	pipelined     func(Pipelined)
 	maxWrites     int
@@ -55,7 +72,8 @@ func start(t *testing.T, setup ...func(*world, *Options)) *world {
 	w := &world{t: t, engine: newFake(), snapshots: &fakeSnapshots{}, phase: StateServing, ready: true}
 	w.server = New(Node{
 		ID: "n1", Version: "v1", Started: time.Now(), State: func() (State, string) { return w.phase, "why" },
-		Health: func() (bool, []string) { return w.ready, w.problems },
+		Health: func() (bool, []string) { return w.ready, w.problems }, Level: &w.level,
+		Vitals: func() Vitals { return w.vitals }, Sidecars: &w.sidecars,
 	})
 	o := Options{Log: slog.New(slog.DiscardHandler), Timeout: 10 * time.Second, MaxInFlight: 100, Observe: w.observe}
 	for _, f := range setup {
@@ -65,13 +83,21 @@ func start(t *testing.T, setup ...func(*world, *Options)) *world {
 	st, err := store.New(w.engine, store.Options{NodeID: "n1", Now: w.now, Tenants: w.tenants})
 	require.NoError(t, err)
 	require.NoError(t, w.tenants.Open(t.Context(), st, w.engine))
+	w.members = members.New(members.Options{NodeID: "n1", Incarnation: "i1"})
+	require.NoError(t, w.members.Open(t.Context(), st))
+	w.moves = moves.New(moves.Options{NodeID: "n1", Incarnation: "i1", JoinAtOnce: !w.joins})
+	require.NoError(t, w.moves.Open(t.Context(), st))
 	if w.phase != StateRecovering {
-		w.server.Open(Backend{Store: st, Engine: w.engine, Snapshots: w.snapshots, Tenants: w.tenants, LocalMode: "auto", Pipelined: w.pipelined, MaxWrites: w.maxWrites})
+		w.server.Open(Backend{Store: st, Engine: w.engine, Snapshots: w.snapshots, Tenants: w.tenants, Members: w.members, Moves: w.moves, LocalMode: "auto", Pipelined: w.pipelined, MaxWrites: w.maxWrites, Hot: w.hot})
 	}
-	w.grpc = w.server.GRPC(o, health.NewServer())
+	w.grpc = w.server.GRPC(o, health.NewServer(), w.more...)
 	w.server.RegisterStorage(w.grpc)
 	w.server.RegisterContract(w.grpc)
 	adminv1.RegisterAdminServiceServer(w.grpc, w.server.Admin())
+	w.server.RegisterMigration(w.grpc)
+	nodev1.RegisterNodeServiceServer(w.grpc, w.server.NewNode(Identity{
+		Identity: sidecar.Identity{NodeID: "n1", ClusterID: "c", Version: "v1", Session: 7}, Incarnation: "i1", GRPCAddr: "10.0.0.1:8080", VirtualNodes: 150,
+	}))
 	listener := bufconn.Listen(256 << 10)
 	served := make(chan error, 1)
 	go func() { served <- w.grpc.Serve(listener) }()
@@ -87,6 +113,8 @@ func start(t *testing.T, setup ...func(*world, *Options)) *world {
 		require.NoError(t, <-served)
 	})
 	w.storage, w.admin = storagev1.NewStorageServiceClient(w.conn), adminv1.NewAdminServiceClient(w.conn)
+	w.node = nodev1.NewNodeServiceClient(w.conn)
+	w.migration = migrationv1.NewMigrationServiceClient(w.conn)
 	w.contract = storagenodev1.NewStorageNodeServiceClient(w.conn)
 	return w
 }

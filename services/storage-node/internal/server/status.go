@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -21,6 +20,10 @@ func (a adminService) Status(context.Context, *adminv1.StatusRequest) (*adminv1.
 		NodeId: a.s.node.ID, Version: a.s.node.Version, State: state.String(), Reason: reason,
 		UptimeSeconds: int64(time.Since(a.s.node.Started).Seconds()), WritePressure: "none",
 	}
+	for _, r := range a.s.node.Vitals().Degraded {
+		resp.Degraded = append(resp.Degraded, strings.ToValidUTF8(r.String(), "?"))
+	}
+	resp.Degraded = append(resp.Degraded, a.s.node.Warnings...)
 	b := a.s.open.Load()
 	if b == nil {
 		return resp, nil
@@ -34,6 +37,9 @@ func (a adminService) Status(context.Context, *adminv1.StatusRequest) (*adminv1.
 	describeTree(resp, &m, tables)
 	describeMemory(resp, &m)
 	describeBoard(resp, &m, b.LocalMode)
+	for _, p := range b.Members.Problems() {
+		resp.Degraded = append(resp.Degraded, p.Name+": "+printable(p.Detail))
+	}
 	return resp, nil
 }
 
@@ -56,6 +62,8 @@ func writePressure(p engine.Pressure) string {
 		return "refused"
 	case p.Delay > 0:
 		return "delayed"
+	case p.MaxBatchBytes > 0:
+		return "throttled" // large ones are refused
 	}
 	return "none"
 }
@@ -73,9 +81,6 @@ func describeTree(resp *adminv1.StatusResponse, m *engine.Metrics, tables []engi
 			Level: int32(level), Tables: int64(l.Tables), SizeBytes: int64(l.Bytes), TargetBytes: int64(l.TargetBytes),
 			Score: l.Score, Entries: entries[level],
 		})
-	}
-	if n := len(resp.Quarantined); n > 0 {
-		resp.Degraded = append(resp.Degraded, fmt.Sprintf("quarantine: %d damaged tables are set aside", n))
 	}
 }
 
@@ -106,9 +111,6 @@ func describeBoard(resp *adminv1.StatusResponse, m *engine.Metrics, localMode st
 		resp.Workers = append(resp.Workers, &adminv1.Worker{
 			Id: w.Name, Slots: int32(w.TotalSlots), Leased: int32(w.Leases), LastSeenMsAgo: w.Idle.Milliseconds(),
 		})
-	}
-	if m.Board.ExternalWorkers == 0 {
-		resp.Degraded = append(resp.Degraded, "compaction: no compactor is connected")
 	}
 	for i := range m.Board.Jobs {
 		resp.Jobs = append(resp.Jobs, jobToProto(&m.Board.Jobs[i]))

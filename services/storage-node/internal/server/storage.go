@@ -32,6 +32,7 @@ func (g storageService) Write(ctx context.Context, r *storagev1.WriteRequest) (*
 	if err != nil {
 		return nil, err
 	}
+	b.Hot.Write(r.GetTenant(), r.GetKey(), len(r.GetValue()))
 	return &storagev1.WriteResponse{
 		Outcome: outcomeToProto(res.Outcome), Clock: clockToProto(res.Clock), Siblings: uint32(res.Siblings), Replayed: res.Replayed,
 	}, nil
@@ -49,6 +50,7 @@ func (g storageService) Delete(ctx context.Context, r *storagev1.DeleteRequest) 
 	if err != nil {
 		return nil, err
 	}
+	b.Hot.Write(r.GetTenant(), r.GetKey(), 0)
 	return &storagev1.DeleteResponse{
 		Outcome: outcomeToProto(res.Outcome), Clock: clockToProto(res.Clock), Siblings: uint32(res.Siblings), Replayed: res.Replayed,
 	}, nil
@@ -98,6 +100,7 @@ func (g storageService) BatchWrite(ctx context.Context, r *storagev1.BatchWriteR
 			continue
 		}
 		out.Outcome, out.Clock = outcomeToProto(res.Outcome), clockToProto(res.Clock)
+		b.Hot.Write(r.GetTenant(), ops[i].Key, len(ops[i].Value))
 	}
 	return resp, nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pairdb/pairdb/libs/causal"
 	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/services/storage-node/internal/stages"
 )
 
 // OpKind says what an operation of a batch does.
@@ -56,7 +57,7 @@ type BatchWriteRequest struct {
 func (s *Store) BatchWrite(ctx context.Context, r BatchWriteRequest) ([]OpResult, error) {
 	results := make([]OpResult, min(len(r.Ops), MaxBatchOps))
 	pending, err := s.Submit(ctx, r, results)
-	if werr := pending.Wait(); werr != nil {
+	if werr := s.wait(ctx, pending); werr != nil {
 		err = werr
 	}
 	if err != nil {
@@ -118,8 +119,19 @@ func (p Pending) Wait() error {
 type mode struct {
 	atomic, omitClocks bool
 	once               *once // the idempotency key of a single operation, or nil
+	removal            bool  // nothing but tombstones: a full disk takes it
 	// system: the tenant is one of the node itself, and the answer waits for the disk in any case.
 	system bool
+	// reserve: a full disk takes it as if it were a removal.
+	reserve bool
+	trail   *stages.Trail // nil: nobody looks
+}
+
+// lap ends a stage, if somebody looks.
+func (m *mode) lap(s *Store, stage stages.Stage) {
+	if m.trail != nil {
+		m.trail.Lap(stage, s.now())
+	}
 }
 
 // item is an operation on its way: the engine key is scratch.keys[start:end].
@@ -133,6 +145,7 @@ type item struct {
 type scratch struct {
 	keys  []byte
 	items []item
+	kept  []item // room for those of items that are served here
 	read  []byte
 	enc   []byte
 	batch Batch
@@ -163,6 +176,11 @@ const maxAttempts = 16
 // any operation's error is the error of all. The error may be told when what it rests on is durable,
 // which the Pending beside it waits for.
 func (s *Store) submit(ctx context.Context, tenant string, ops []Op, results []OpResult, m mode) (Pending, error) {
+	if !m.system {
+		if err := s.TakesWrites(); err != nil {
+			return Pending{}, err
+		}
+	}
 	admission, err := s.admitWrite(tenant, ops, m.system)
 	if err != nil {
 		return Pending{}, err
@@ -176,12 +194,18 @@ func (s *Store) submit(ctx context.Context, tenant string, ops []Op, results []O
 	if err := s.prepare(sc, tenant, ops, results, m); err != nil {
 		return Pending{}, err
 	}
+	m.removal = m.reserve || removesOnly(ops)
 	if m.once != nil {
 		if err := m.once.prepare(s, tenant, &ops[0]); err != nil {
 			return Pending{}, err
 		}
 	}
-	durable, err := s.applyLocked(ctx, sc, ops, results, m)
+	m.trail = stages.From(ctx)
+	m.lap(s, stages.Limits)
+	durable, err := s.applyLocked(ctx, tenant, sc, ops, results, m)
+	if err == nil && !m.system {
+		s.counts.written(ops, results, m)
+	}
 	if s.opts.AckBeforeDurable && !m.system {
 		durable = 0
 	}
@@ -190,14 +214,32 @@ func (s *Store) submit(ctx context.Context, tenant string, ops []Op, results []O
 
 // applyLocked is applyAll under the stripes of the keys, which are free again even after a panic: the
 // server survives those.
-func (s *Store) applyLocked(ctx context.Context, sc *scratch, ops []Op, results []OpResult, m mode) (ikey.Seq, error) {
+func (s *Store) applyLocked(ctx context.Context, tenant string, sc *scratch, ops []Op, results []OpResult, m mode) (ikey.Seq, error) {
 	locked := sc.items
 	if m.once != nil {
 		locked = m.once.stripes(sc.items[0])
 	}
-	s.locks.lock(locked)
-	defer s.locks.unlock(locked)
+	s.stripes.lock(locked)
+	defer s.stripes.unlock(locked)
+	m.lap(s, stages.Lock)
+	if err := s.owned(sc, tenant, ops, results, m); err != nil {
+		return 0, err
+	}
 	return s.applyAll(ctx, sc, ops, results, m)
+}
+
+// removesOnly reports whether operations store nothing but tombstones.
+func removesOnly(ops []Op) bool {
+	for i := range ops {
+		switch {
+		case ops[i].Kind == Delete:
+		case ops[i].Kind != Repair:
+			return false
+		case slices.ContainsFunc(ops[i].Siblings, func(s causal.Sibling) bool { return !s.Tombstone }):
+			return false
+		}
+	}
+	return true
 }
 
 // prepare validates the operations and sorts the valid ones by (hash, key, position).
@@ -261,9 +303,16 @@ func (s *Store) applyAll(ctx context.Context, sc *scratch, ops []Op, results []O
 	attempts := 0
 	for pos := 0; pos < len(sc.items); {
 		end, rests, err := s.fill(ctx, sc, pos, ops, results, m)
+		m.lap(s, stages.Join)
 		if err == nil && sc.batch.Len() > 0 {
 			if m.system {
-				urgent(sc.batch)
+				sc.batch.Urgent()
+			}
+			if m.removal {
+				sc.batch.Removal()
+			}
+			if m.trail != nil {
+				sc.batch.Trail(m.trail)
 			}
 			rests, err = s.e.Submit(sc.batch) // its log entry stands behind every read
 		}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/services/storage-node/internal/stages"
 )
 
 // nullEngine costs nothing, so that the benchmarks show this package alone.
@@ -16,6 +17,9 @@ type nullEngine struct {
 
 type nullBatch struct{ n, bytes int }
 
+func (*nullBatch) Urgent()                                  {}
+func (*nullBatch) Removal()                                 {}
+func (*nullBatch) Trail(*stages.Trail)                      {}
 func (b *nullBatch) SetIfUnchanged(k, v []byte, _ ikey.Seq) { b.n++; b.bytes += len(k) + len(v) }
 func (b *nullBatch) Merge(k, v []byte)                      { b.n++; b.bytes += len(k) + len(v) }
 func (b *nullBatch) Len() int                               { return b.n }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/pairdb/pairdb/libs/causal"
 	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/services/storage-node/internal/stages"
 )
 
 // decision is what the operations on one key do to it. The stripe of the key is locked.
@@ -83,7 +84,7 @@ func (d *decision) read() (causal.Record, error) {
 	if d.fragment {
 		return causal.Record{}, nil
 	}
-	value, found, readSeq, err := d.s.e.GetLatest(d.key, d.sc.read[:0])
+	value, found, readSeq, err := d.s.latest(d.key, d.sc.read[:0], d.mode.trail)
 	if err != nil {
 		return causal.Record{}, err
 	}
@@ -97,6 +98,31 @@ func (d *decision) read() (causal.Record, error) {
 		return causal.Record{}, corrupted(d.key, err)
 	}
 	return cur, nil
+}
+
+// latest reads what is applied; t may be nil.
+func (s *Store) latest(key, dst []byte, t *stages.Trail) (value []byte, found bool, readSeq ikey.Seq, err error) {
+	if t != nil && s.trailing != nil {
+		return s.trailing.GetLatestTrail(key, dst, t)
+	}
+	return s.e.GetLatest(key, dst)
+}
+
+// limits returns those of a write. Clocks are large so seldom that only then somebody is asked whether their
+// entries may be forgotten.
+func (d *decision) limits(cur causal.Record, w *causal.Write) causal.Limits {
+	l := d.s.opts.Limits
+	if d.s.opts.MayPrune == nil {
+		return l
+	}
+	entries := len(w.Clock) + len(w.Context)
+	for i := range cur.Siblings {
+		entries += len(cur.Siblings[i].Clock) + 1
+	}
+	if entries >= l.PruneAbove && !d.s.opts.MayPrune(d.key) {
+		l.PruneAfter = 0
+	}
+	return l
 }
 
 func (d *decision) apply(cur causal.Record, o *Op) (causal.Record, causal.Outcome, error) {
@@ -115,7 +141,7 @@ func (d *decision) apply(cur causal.Record, o *Op) (causal.Record, causal.Outcom
 		// Rounded up to a whole second, so that no value lives shorter than asked for.
 		w.ExpiresAt = int64(w.Timestamp>>16+999)/1000 + o.TTL
 	}
-	next, outcome, err := causal.Apply(cur, w, d.s.opts.Limits)
+	next, outcome, err := causal.Apply(cur, w, d.limits(cur, &w))
 	if err == nil {
 		return next, outcome, nil
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/services/storage-node/internal/stages"
 )
 
 // ErrConflict is what Engine.Submit returns when something newer than a SetIfUnchanged's read is
@@ -39,6 +40,13 @@ type Engine interface {
 	FeedRange() (oldest, newest ikey.Seq, err error)
 }
 
+// trailing is an engine that says where the reads of a request looked; store.Engine without it serves
+// all the same.
+type trailing interface {
+	GetTrail(key, dst []byte, t *stages.Trail) (value []byte, found bool, err error)
+	GetLatestTrail(key, dst []byte, t *stages.Trail) (value []byte, found bool, readSeq ikey.Seq, err error)
+}
+
 // Tail walks changes in the order of their sequences. It is for one goroutine. While it is open the
 // engine keeps what it has not handed out, up to a limit: then Next returns ErrOutOfRange.
 type Tail interface {
@@ -62,6 +70,13 @@ type Batch interface {
 	SetIfUnchanged(key, value []byte, readSeq ikey.Seq)
 	// Merge adds a fragment.
 	Merge(key, value []byte)
+	// Urgent lets the batch pass although writes are refused: what the node itself writes leads to room.
+	// Removal says that it stores tombstones only: a full disk takes it as long as it can. Both, and
+	// Trail, hold until Reset.
+	Urgent()
+	Removal()
+	// Trail has the commit say in t which stages the batch passed.
+	Trail(t *stages.Trail)
 	// Len counts changes, Bytes is their size in the commit log.
 	Len() int
 	Bytes() int

@@ -3,16 +3,18 @@ package store
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/pairdb/pairdb/libs/causal"
+	"github.com/pairdb/pairdb/libs/ikey"
 )
 
 // Reason is the machine-readable name of an error; it is part of the wire contract.
 type Reason string
 
-// Reasons of the errors of this package and of package tenant. Errors of the engine come through as
-// they are, wrapped.
+// Reasons of the errors of this package and of those beside and above it that refuse requests. Errors of
+// the engine come through as they are, wrapped.
 const (
 	ReasonTenant           Reason = "INVALID_ARGUMENT_TENANT"
 	ReasonKey              Reason = "INVALID_ARGUMENT_KEY"
@@ -44,6 +46,34 @@ const (
 	ReasonQuota            Reason = "INVALID_ARGUMENT_QUOTA"
 	ReasonConflictPolicy   Reason = "INVALID_ARGUMENT_CONFLICT_POLICY"
 	ReasonUpdate           Reason = "INVALID_ARGUMENT_UPDATE"
+	ReasonReport           Reason = "INVALID_ARGUMENT_REPORT"
+	ReasonMember           Reason = "INVALID_ARGUMENT_MEMBER"
+	ReasonRemoval          Reason = "INVALID_ARGUMENT_REMOVAL"
+	ReasonTooManyMembers   Reason = "TOO_MANY_MEMBERS"
+	ReasonMemberNotFound   Reason = "MEMBER_NOT_FOUND"
+	ReasonMemberAlive      Reason = "MEMBER_ALIVE"
+	ReasonMemberSelf       Reason = "MEMBER_SELF"
+	ReasonMembersUnseen    Reason = "MEMBERS_UNSEEN"
+	ReasonNotOwner         Reason = "NOT_OWNER"
+	ReasonNodeDraining     Reason = "NODE_DRAINING"
+	ReasonRangeMoving      Reason = "RANGE_MOVING"
+	ReasonMove             Reason = "INVALID_ARGUMENT_MOVE"
+	ReasonTarget           Reason = "INVALID_ARGUMENT_TARGET"
+	ReasonMoveNotFound     Reason = "MOVE_NOT_FOUND"
+	ReasonMoveExists       Reason = "MOVE_EXISTS"
+	ReasonMoveChanged      Reason = "MOVE_CHANGED"
+	ReasonMoveState        Reason = "MOVE_STATE"
+	ReasonMovesOverlap     Reason = "MOVES_OVERLAP"
+	ReasonTooManyMoves     Reason = "TOO_MANY_MOVES"
+	ReasonTargetUnknown    Reason = "TARGET_UNKNOWN"
+	ReasonTargetUnfit      Reason = "TARGET_UNFIT"
+	ReasonDrainUnsafe      Reason = "DRAIN_UNSAFE"
+	ReasonDrainExists      Reason = "DRAIN_EXISTS"
+	ReasonOtherCluster     Reason = "OTHER_CLUSTER"
+	ReasonMoveTooOld       Reason = "MOVE_TOO_OLD"
+	ReasonTreeUnknown      Reason = "TREE_UNKNOWN"
+	ReasonIngest           Reason = "INVALID_ARGUMENT_INGEST"
+	ReasonCleanupUnsafe    Reason = "CLEANUP_UNSAFE"
 )
 
 // Error is a refusal with its reason. Message says which limit was violated, and by what.
@@ -54,7 +84,8 @@ type Error struct {
 	RetryAfter time.Duration
 	// Record is what has to be merged first, for ReasonTooManySiblings.
 	Record causal.Record
-	// Metadata are facts for machines, by names of the wire contract.
+	// Metadata are facts for machines, by names of the wire contract. They are told to the client and
+	// never logged: they may have a key in them.
 	Metadata map[string]string
 	// Clock is that of the key as it is, for ReasonConditionFailed; empty if there is none.
 	Clock causal.Clock
@@ -89,7 +120,12 @@ func errContention(attempts int) error {
 	}
 }
 
-// corrupted names the key and never the bytes.
+// corrupted names the key by its hash, since the error is logged, and never the bytes. The key itself is
+// for the client alone.
 func corrupted(key []byte, err error) error {
-	return &Error{Reason: ReasonCorruptedData, Message: fmt.Sprintf("record of %q: %v", key, err), Err: err}
+	e := &Error{Reason: ReasonCorruptedData, Message: fmt.Sprintf("record of key %s: %v", ikey.Hash(key), err), Err: err}
+	if tenant, user, split := ikey.SplitEngineKey(key); split == nil {
+		e.Metadata = map[string]string{"tenant": strings.ToValidUTF8(string(tenant), "?"), "key": strings.ToValidUTF8(string(user), "?")}
+	}
+	return e
 }

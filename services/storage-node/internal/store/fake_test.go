@@ -9,6 +9,7 @@ import (
 
 	"github.com/pairdb/pairdb/libs/causal"
 	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/services/storage-node/internal/stages"
 )
 
 // fakeEngine is a map of versions with a sequence. Tests hold its durability, crash it, and let
@@ -63,6 +64,9 @@ type fakeBatch struct {
 func (b *fakeBatch) SetIfUnchanged(key, value []byte, readSeq ikey.Seq) {
 	b.add(fakeChange{ikey.KindSet, string(key), bytes.Clone(value), readSeq})
 }
+func (b *fakeBatch) Urgent()             {}
+func (b *fakeBatch) Removal()            {}
+func (b *fakeBatch) Trail(*stages.Trail) {}
 func (b *fakeBatch) Merge(key, value []byte) {
 	b.add(fakeChange{kind: ikey.KindMerge, key: string(key), value: bytes.Clone(value)})
 }

@@ -101,7 +101,7 @@ func (o *once) recall(s *Store, sc *scratch, r *OpResult) (found bool, err error
 		return false, corrupted(o.name, err)
 	}
 	if digest != o.digest {
-		return false, refuse(ReasonKeyReused, "idempotency key %q was used for another request; take a new one for each", o.key)
+		return false, refuse(ReasonKeyReused, "the idempotency key was used for another request; take a new one for each")
 	}
 	*r = OpResult{WriteResult: answer}
 	r.Replayed = true

@@ -151,7 +151,7 @@ func bounds(tenant, start, end string) (lower, upper []byte, err error) {
 		}
 	}
 	if end != "" && start > end {
-		return nil, nil, refuse(ReasonRange, "range starts at %q, after its end %q", start, end)
+		return nil, nil, refuse(ReasonRange, "range starts after its end")
 	}
 	lower, upper = ikey.TenantBounds(tenant)
 	lower = append(lower, start...)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/pairdb/pairdb/libs/causal"
 	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/services/storage-node/internal/stages"
 )
 
 // ReadResult is the state of a key.
@@ -29,6 +30,7 @@ type ReadResult struct {
 // Read returns the durable state of a key; that it is absent is an answer. Values are in buf[:0] if
 // they fit, else in new memory; either way in the result's Buf.
 func (s *Store) Read(ctx context.Context, tenant, key string, buf []byte) (r ReadResult, err error) {
+	t := stages.From(ctx)
 	admission, err := s.admit(tenant, Demand{Keys: 1, Bytes: len(key)})
 	if err != nil {
 		return ReadResult{}, err
@@ -37,13 +39,23 @@ func (s *Store) Read(ctx context.Context, tenant, key string, buf []byte) (r Rea
 	if err := checkKey(key); err != nil {
 		return ReadResult{}, err
 	}
+	if err := s.serves(tenant, key, false); err != nil {
+		return ReadResult{}, err
+	}
 	if err := ctx.Err(); err != nil {
 		return ReadResult{}, err
 	}
 	sc := s.scratch.Get().(*scratch)
 	defer s.release(sc)
 	sc.keys = ikey.AppendEngineKey(sc.keys[:0], tenant, key)
-	return s.get(sc.keys, buf, s.now().Unix(), admission.LastWriterWins())
+	now := s.now()
+	if t == nil {
+		return s.get(sc.keys, buf, now.Unix(), admission.LastWriterWins(), nil)
+	}
+	t.Lap(stages.Limits, now)
+	r, err = s.get(sc.keys, buf, now.Unix(), admission.LastWriterWins(), t)
+	t.Lap(stages.Read, s.now())
+	return r, err
 }
 
 // bytes is the size of the record that was read.
@@ -54,12 +66,21 @@ func (r *ReadResult) bytes() int {
 	return len(r.Buf)
 }
 
-func (s *Store) get(key, buf []byte, now int64, lastWriterWins bool) (ReadResult, error) {
-	value, found, err := s.e.Get(key, buf[:0])
+// get reads one key; t may be nil.
+func (s *Store) get(key, buf []byte, now int64, lastWriterWins bool, t *stages.Trail) (ReadResult, error) {
+	var value []byte
+	var found bool
+	var err error
+	if t != nil && s.trailing != nil {
+		value, found, err = s.trailing.GetTrail(key, buf[:0], t)
+	} else {
+		value, found, err = s.e.Get(key, buf[:0])
+	}
 	if err != nil {
 		return ReadResult{Buf: buf}, fmt.Errorf("read: %w", err)
 	}
 	if !found {
+		s.counts.misses.Add(1)
 		return ReadResult{Buf: buf}, nil
 	}
 	rec, err := causal.Decode(value)
@@ -71,6 +92,7 @@ func (s *Store) get(key, buf []byte, now int64, lastWriterWins bool) (ReadResult
 		r = viewWinner(rec, now)
 	}
 	r.Buf = value
+	s.counts.read(&r)
 	return r, nil
 }
 
@@ -138,7 +160,12 @@ func (s *Store) BatchRead(ctx context.Context, tenant string, keys []string) ([]
 	sc := s.scratch.Get().(*scratch)
 	defer s.release(sc)
 	out := make([]BatchReadResult, len(keys))
-	now, full := s.now().Unix(), false
+	began, full, t := s.now(), false, stages.From(ctx)
+	now := began.Unix()
+	if t != nil {
+		t.Lap(stages.Limits, began)
+		defer func() { t.Lap(stages.Read, s.now()) }()
+	}
 	var mem arena
 	for i, key := range keys {
 		if i%64 == 0 {
@@ -154,8 +181,11 @@ func (s *Store) BatchRead(ctx context.Context, tenant string, keys []string) ([]
 			r.Err = errTooLarge()
 			continue
 		}
+		if r.Err = s.serves(tenant, key, false); r.Err != nil {
+			continue
+		}
 		sc.keys = ikey.AppendEngineKey(sc.keys[:0], tenant, key)
-		r.ReadResult, r.Err = s.get(sc.keys, mem.room(), now, admission.LastWriterWins())
+		r.ReadResult, r.Err = s.get(sc.keys, mem.room(), now, admission.LastWriterWins(), t)
 		if r.Err != nil {
 			r.ReadResult = ReadResult{}
 			continue

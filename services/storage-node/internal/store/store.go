@@ -31,29 +31,45 @@ type Options struct {
 	GCGrace time.Duration
 	// Limits bound siblings and clocks: causal.DefaultLimits.
 	Limits causal.Limits
+	// MayPrune reports whether entries of the clock that is stored under an engine key may be forgotten when
+	// they are old: a replica which has not what they stand for would take what they supersede for news. It is
+	// asked for large clocks only, under the key's lock. Default: they always may.
+	MayPrune func(engineKey []byte) bool
 	// EngineBatchBytes is the engine's limit of one batch: 48 MiB. It must hold the 16 MiB of an
 	// atomic batch together with what is stored beside it: clocks and siblings.
 	EngineBatchBytes int
 	// Tenants decides which requests are taken up: all of them.
 	Tenants Tenants
+	// Owners decides which keys are served here: all of them.
+	Owners Owners
 	// AckBeforeDurable answers writes when they are applied, for the sync modes that promise no
 	// more.
 	AckBeforeDurable bool
+
+	// stripeBits: 65,536 locks make two of a thousand keys in flight share one in fewer than one of a
+	// hundred cases, for half a MiB. Tests, which make many stores, have fewer.
+	stripeBits int
 }
+
+const defaultStripeBits = 16
 
 // Store serves the keys of tenants from an engine. All methods are safe for concurrent use.
 type Store struct {
 	// Immutable.
-	e     Engine
-	opts  Options
-	now   func() time.Time
-	actor string
-	seed  maphash.Seed
+	e        Engine
+	trailing trailing // e, if it can; or nil
+	opts     Options
+	now      func() time.Time
+	actor    string
+	seed     maphash.Seed
 
 	hlc     *causal.HLC
 	counter atomic.Uint64 // of the newest dot
 	scratch sync.Pool     // *scratch
-	locks   stripes
+	stripes stripes
+	counts  counts
+	// refusing is until when writes are refused, in nanoseconds since the Unix epoch; 0: they are not.
+	refusing atomic.Int64
 }
 
 // incarnationChars of base 36 hold 51 bits: a node that is started ten thousand times draws one
@@ -75,6 +91,9 @@ func New(e Engine, o Options) (*Store, error) {
 	if o.EngineBatchBytes == 0 {
 		o.EngineBatchBytes = 48 << 20
 	}
+	if o.stripeBits == 0 {
+		o.stripeBits = defaultStripeBits
+	}
 	if o.Tenants == nil {
 		o.Tenants = everyone{}
 	}
@@ -88,7 +107,8 @@ func New(e Engine, o Options) (*Store, error) {
 	if len(actor) > causal.MaxNodeIDBytes {
 		return nil, fmt.Errorf("store: actor %q has %d bytes, at most %d fit into a clock", actor, len(actor), causal.MaxNodeIDBytes)
 	}
-	s := &Store{e: e, opts: o, now: o.Now, actor: actor, seed: maphash.MakeSeed(), hlc: causal.NewHLC(o.Now)}
+	s := &Store{e: e, opts: o, now: o.Now, actor: actor, seed: maphash.MakeSeed(), hlc: causal.NewHLC(o.Now), stripes: newStripes(o.stripeBits)}
+	s.trailing, _ = e.(trailing)
 	s.scratch.New = func() any { return &scratch{batch: e.NewBatch()} }
 	return s, nil
 }
@@ -104,22 +124,25 @@ func newIncarnation() string {
 // Actor returns the name under which this process writes into clocks.
 func (s *Store) Actor() string { return s.actor }
 
-// stripeBits: 65,536 locks make two of a thousand keys in flight share one in fewer than one of a
-// hundred cases, for half a MiB.
-const stripeBits = 16
-
 // stripes are the locks of keys, by the upper bits of their hash. Whoever takes several takes them
 // in ascending order.
-type stripes [1 << stripeBits]sync.Mutex
+type stripes struct {
+	locks []sync.Mutex
+	shift int
+}
 
-func stripeOf(hash uint64) int { return int(hash >> (64 - stripeBits)) }
+func newStripes(bits int) stripes {
+	return stripes{locks: make([]sync.Mutex, 1<<bits), shift: 64 - bits}
+}
+
+func (l *stripes) of(hash uint64) int { return int(hash >> l.shift) }
 
 // lock takes the stripes of items, which are sorted by hash.
 func (l *stripes) lock(items []item) {
 	last := -1
 	for i := range items {
-		if n := stripeOf(items[i].hash); n != last {
-			l[n].Lock()
+		if n := l.of(items[i].hash); n != last {
+			l.locks[n].Lock()
 			last = n
 		}
 	}
@@ -128,8 +151,8 @@ func (l *stripes) lock(items []item) {
 func (l *stripes) unlock(items []item) {
 	last := -1
 	for i := range items {
-		if n := stripeOf(items[i].hash); n != last {
-			l[n].Unlock()
+		if n := l.of(items[i].hash); n != last {
+			l.locks[n].Unlock()
 			last = n
 		}
 	}

@@ -253,6 +253,8 @@ func (w *walk) flush(ctx context.Context) error {
 		return err
 	}
 	w.sent = true
+	w.s.counts.scanRecords.Add(uint64(len(w.records)))
+	w.s.counts.scanBytes.Add(uint64(w.parcel.bytes))
 	clear(w.records)
 	w.records, w.scanned, w.chunks = w.records[:0], 0, w.chunks+1
 	w.parcel.reset()

@@ -59,6 +59,9 @@ func (freeStream) Release()                             {}
 // CheckTenant refuses what can't be the name of a tenant.
 func CheckTenant(tenant string) error { return checkTenant(tenant) }
 
+// CheckKey refuses what can't be a key.
+func CheckKey(key string) error { return checkKey(key) }
+
 // admit is the first step of every call for a tenant.
 func (s *Store) admit(tenant string, d Demand) (Admission, error) {
 	if err := checkTenant(tenant); err != nil {
@@ -104,6 +107,8 @@ func TenantSpans(tenant string) []KeySpan {
 type System struct {
 	s      *Store
 	tenant string
+	// reserve: a full disk takes what is written, from what is kept free for deletes.
+	reserve bool
 }
 
 // System returns a system tenant, the name of which begins with _.
@@ -111,12 +116,33 @@ func (s *Store) System(tenant string) System {
 	if !strings.HasPrefix(tenant, "_") {
 		panic(fmt.Sprintf("store: %q is no system tenant", tenant))
 	}
-	return System{s, tenant}
+	return System{s: s, tenant: tenant}
+}
+
+// Reserved returns the tenant for records that must be written on a full disk too: those that lead to
+// room on it. They must be few and small.
+func (y System) Reserved() System {
+	y.reserve = true
+	return y
 }
 
 // Write stores a value, and returns when that is durable in every mode.
 func (y System) Write(ctx context.Context, key string, value []byte, c Causality) (WriteResult, error) {
-	return y.s.one(ctx, y.tenant, mode{atomic: true, system: true}, Op{Kind: Put, Key: key, Value: value, Causality: c})
+	return y.s.one(ctx, y.tenant, mode{atomic: true, system: true, reserve: y.reserve}, Op{Kind: Put, Key: key, Value: value, Causality: c})
+}
+
+// WriteAll stores values or deletes them, operations of kind Put and Delete with keys of their own,
+// together or not at all, and returns when that is durable in every mode.
+func (y System) WriteAll(ctx context.Context, ops []Op) ([]OpResult, error) {
+	results := make([]OpResult, len(ops))
+	pending, err := y.s.submit(ctx, y.tenant, ops, results, mode{atomic: true, system: true, reserve: y.reserve})
+	if werr := pending.Wait(); werr != nil {
+		err = werr
+	}
+	if err != nil {
+		return nil, err
+	}
+	return results, nil
 }
 
 // Each calls f with every record in key order. The values of a record are valid until f returns.
@@ -140,12 +166,4 @@ func (y System) Each(ctx context.Context, f func(key string, r causal.Record) er
 		}
 	}
 	return nil
-}
-
-// urgent lets a batch of the node itself pass although writes are refused: the drop of a tenant has to
-// be written down before it makes room on a full disk. Batches that know no pressure need not know it.
-func urgent(b Batch) {
-	if u, ok := b.(interface{ Urgent() }); ok {
-		u.Urgent()
-	}
 }

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -74,8 +75,8 @@ func TestRefusedRequestsReachNeitherStripesNorEngine(t *testing.T) {
 	f := newFake()
 	s := open(t, f, Options{Tenants: &scriptedTenants{refuse: errRefused}})
 	s.e = nil // a call of it would panic
-	for i := range s.locks {
-		s.locks[i].Lock() // a call that takes one would hang
+	for i := range s.stripes.locks {
+		s.stripes.locks[i].Lock() // a call that takes one would hang
 	}
 	for call, err := range everyCall(s) {
 		require.ErrorIs(t, err, errRefused, call)
@@ -231,4 +232,30 @@ func TestSystemTenantWaitsForTheDiskInEveryMode(t *testing.T) {
 		return nil
 	}))
 	require.Equal(t, []string{"a=va", "b=vb"}, got)
+}
+
+// Danger: of records that belong together a crash or a refusal leaves some.
+func TestRecordsOfASystemTenantAreWrittenTogether(t *testing.T) {
+	f := newFake()
+	s := open(t, f, Options{AckBeforeDurable: true})
+	records := s.System("_x")
+	list := func() (got []string) {
+		require.NoError(t, records.Each(bg, func(key string, r causal.Record) error {
+			got = append(got, fmt.Sprintf("%s=%s/%d", key, r.Siblings[0].Value, len(r.Siblings)))
+			return nil
+		}))
+		return got
+	}
+	res, err := records.WriteAll(bg, []Op{{Kind: Put, Key: "b", Value: []byte("1")}, {Kind: Put, Key: "a", Value: []byte("1")}})
+	require.NoError(t, err)
+	require.Equal(t, []string{"a=1/1", "b=1/1"}, list())
+	_, err = records.WriteAll(bg, []Op{
+		{Kind: Put, Key: "a", Value: []byte("2"), Causality: Causality{Context: res[1].Clock, HasContext: true}},
+		{Kind: Put, Key: strings.Repeat("k", MaxKeyBytes+1)},
+	})
+	require.Equal(t, ReasonKey, ReasonOf(err))
+	require.Equal(t, []string{"a=1/1", "b=1/1"}, list())
+	_, err = records.WriteAll(bg, []Op{{Kind: Put, Key: "a", Value: []byte("2"), Causality: Causality{Context: res[1].Clock, HasContext: true}}})
+	require.NoError(t, err)
+	require.Equal(t, []string{"a=2/1", "b=1/1"}, list(), "what the context has seen is superseded")
 }

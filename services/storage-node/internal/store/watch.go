@@ -280,6 +280,8 @@ func (w *watch) flush(ctx context.Context, seq ikey.Seq) error {
 	if err := w.send(Changes{Changes: w.changes, Sequence: feedSequence(seq)}); err != nil {
 		return err
 	}
+	w.s.counts.watchChanges.Add(uint64(len(w.changes)))
+	w.s.counts.watchBytes.Add(uint64(w.parcel.bytes))
 	clear(w.changes)
 	w.changes, w.passed = w.changes[:0], 0
 	w.parcel.reset()

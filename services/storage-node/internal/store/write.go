@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/pairdb/pairdb/libs/causal"
+	"github.com/pairdb/pairdb/services/storage-node/internal/stages"
 )
 
 // Causality says how a write relates to what is there. Without anything it is blind: it supersedes
@@ -89,11 +90,20 @@ func named(idempotencyKey string) mode {
 func (s *Store) one(ctx context.Context, tenant string, m mode, o Op) (WriteResult, error) {
 	ops, results := [1]Op{o}, [1]OpResult{}
 	pending, err := s.submit(ctx, tenant, ops[:], results[:], m)
-	if werr := pending.Wait(); werr != nil {
+	if werr := s.wait(ctx, pending); werr != nil {
 		err = werr
 	}
 	if err != nil {
 		return WriteResult{}, err
 	}
 	return results[0].WriteResult, nil
+}
+
+// wait is Pending.Wait that counts as a stage of the request, if there is something to wait for.
+func (s *Store) wait(ctx context.Context, p Pending) error {
+	err := p.Wait()
+	if t := stages.From(ctx); t != nil && !p.Done() {
+		t.Lap(stages.Sync, s.now())
+	}
+	return err
 }

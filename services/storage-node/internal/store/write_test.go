@@ -37,6 +37,9 @@ func open(t testing.TB, f Engine, o Options) *Store {
 	if o.Now == nil {
 		o.Now = newWall().Now
 	}
+	if o.stripeBits == 0 {
+		o.stripeBits = 4
+	}
 	s, err := New(f, o)
 	require.NoError(t, err)
 	return s

@@ -20,7 +20,7 @@ func (r *Registry) Create(ctx context.Context, name string, q Quota, p Policy) (
 	if err := r.lock(ctx); err != nil {
 		return Tenant{}, err
 	}
-	defer r.unlock()
+	defer r.changing.Release(1)
 	known := r.known.Load().byName
 	x := known[name]
 	t := Tenant{Name: name, Generation: 1, State: Active, Quota: q, Conflicts: p, CreatedAt: r.o.Now().Unix()}
@@ -52,7 +52,7 @@ func (r *Registry) Update(ctx context.Context, name string, q *Quota, p Policy) 
 	if err := r.lock(ctx); err != nil {
 		return Tenant{}, err
 	}
-	defer r.unlock()
+	defer r.changing.Release(1)
 	x, err := r.find(name)
 	if err != nil {
 		return Tenant{}, err
@@ -125,7 +125,7 @@ func (r *Registry) refuseAll(ctx context.Context, name string) (*entry, error) {
 	if err := r.lock(ctx); err != nil {
 		return nil, err
 	}
-	defer r.unlock()
+	defer r.changing.Release(1)
 	x, err := r.find(name)
 	if err != nil || x.State != Active {
 		return x, err
@@ -141,7 +141,7 @@ func (r *Registry) finish(ctx context.Context, x *entry) (*entry, error) {
 	if err := r.lock(ctx); err != nil {
 		return nil, err
 	}
-	defer r.unlock()
+	defer r.changing.Release(1)
 	now := r.known.Load().byName[x.Name]
 	if now.Generation != x.Generation || now.State != Dropping {
 		dropped := *now
@@ -151,9 +151,12 @@ func (r *Registry) finish(ctx context.Context, x *entry) (*entry, error) {
 	if err := r.engine.DeleteSpans(store.TenantSpans(x.Name)); err != nil {
 		return nil, fmt.Errorf("drop of tenant %q: %w", x.Name, err)
 	}
+	if err := r.raiseFloors(ctx, now); err != nil {
+		return nil, fmt.Errorf("drop of tenant %q: %w", x.Name, err)
+	}
 	t := now.Tenant
 	t.State = Dropped
-	x, err := r.save(ctx, t, now)
+	x, err := r.save(ctx, t, r.known.Load().byName[x.Name])
 	if err != nil {
 		return nil, err
 	}

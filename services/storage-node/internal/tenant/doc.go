@@ -29,6 +29,14 @@
 // finishes what a crash interrupted. The range deletes have larger sequences than anything that a
 // request of the tenant wrote, because those requests have ended.
 //
+// # Other nodes
+//
+// Nodes exchange the records and join them (JoinRecords). A node that learns that a tenant was dropped, or
+// lives a later life, closes its gate in memory, waits, removes what is stored, and only then makes the
+// joined record durable: a crash in between leaves the old record, and the next exchange does it again.
+// Lives is what was agreed on: what another node sends for a life that has ended since is not taken. The
+// log may still have changes of an ended life after the next one began; Floor tells them apart.
+//
 // # Quotas
 //
 // Rates are kept by a bucket of one second in its virtual scheduling form: the time at which it will

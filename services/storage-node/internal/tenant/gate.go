@@ -18,6 +18,9 @@ type gate struct {
 
 func newGate() *gate { return &gate{empty: make(chan struct{})} }
 
+// load is how many requests and streams are inside.
+func (g *gate) load() int64 { return g.inside.Load() + g.streams.Load() }
+
 // enter reports whether the caller is inside, and with how many others.
 func (g *gate) enter() (inside int64, ok bool) {
 	inside = g.inside.Add(1)

@@ -10,7 +10,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"github.com/pairdb/pairdb/libs/causal"
+	"github.com/pairdb/pairdb/libs/ikey"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 )
@@ -38,6 +41,8 @@ type Engine interface {
 	DeleteSpans(spans []store.KeySpan) error
 	// ApproximateBytes is about what tables hold of [start, end).
 	ApproximateBytes(start, end []byte) (uint64, error)
+	// VisibleSeq is the newest durable sequence.
+	VisibleSeq() ikey.Seq
 }
 
 // Registry is the tenants of a node. It is safe for concurrent use.
@@ -46,14 +51,15 @@ type Registry struct {
 	o       Options
 	started time.Time
 	records store.System
+	floors  store.System
 	engine  Engine
 	damage  error  // why the list can't be read; nil
 	other   *usage // of all tenants without numbers of their own
 
 	known atomic.Pointer[names]
 
-	// changing is held by who changes known; a channel, so that waiting for it can be given up.
-	changing chan struct{}
+	// changing is held by who changes known; a semaphore, so that waiting for it can be given up.
+	changing *semaphore.Weighted
 	retired  []*gate // guarded by changing: closed gates of unknown tenants that are not empty
 	named    int     // guarded by changing: tenants with numbers of their own
 }
@@ -77,6 +83,8 @@ type entry struct {
 	bytes  *bucket
 	stored *atomic.Int64
 	use    *usage
+	// floor: changes up to it are of an earlier life.
+	floor ikey.Seq
 }
 
 // New returns a registry of no tenants.
@@ -90,7 +98,7 @@ func New(o Options) *Registry {
 	if o.MaxTenants == 0 {
 		o.MaxTenants = 10_000
 	}
-	r := &Registry{o: o, started: o.Now(), other: &usage{}, changing: make(chan struct{}, 1)}
+	r := &Registry{o: o, started: o.Now(), other: &usage{}, changing: semaphore.NewWeighted(1)}
 	r.known.Store(&names{unknown: r.stranger()})
 	return r
 }
@@ -103,25 +111,28 @@ func (r *Registry) stranger() *entry { return &entry{gate: newGate(), use: r.oth
 // call for it, and of every request when the registry is strict: damage must not take from a node what
 // it can still serve.
 func (r *Registry) Open(ctx context.Context, s *store.Store, e Engine) error {
-	r.records, r.engine = s.System(systemTenant), e
+	r.records, r.floors, r.engine = s.System(systemTenant), s.System(floorsTenant), e
 	byName := map[string]*entry{}
 	var dropping []*entry
-	err := r.records.Each(ctx, func(name string, rec causal.Record) error {
-		t, err := resolve(name, rec)
-		if err != nil {
-			return err
-		}
-		x := &entry{Tenant: t, clock: rec.Clock(), gate: newGate(), stored: new(atomic.Int64)}
-		r.begin(x)
-		if t.State != Active {
-			x.gate.close()
-		}
-		if t.State == Dropping {
-			dropping = append(dropping, x)
-		}
-		byName[name] = x
-		return nil
-	})
+	floors, err := r.loadFloors(ctx)
+	if err == nil {
+		err = r.records.Each(ctx, func(name string, rec causal.Record) error {
+			t, err := resolve(name, rec)
+			if err != nil {
+				return err
+			}
+			x := &entry{Tenant: t, clock: rec.Clock(), gate: newGate(), stored: new(atomic.Int64), floor: floors[name]}
+			r.begin(x)
+			if t.State != Active {
+				x.gate.close()
+			}
+			if t.State == Dropping {
+				dropping = append(dropping, x)
+			}
+			byName[name] = x
+			return nil
+		})
+	}
 	if errors.Is(err, engine.ErrCorrupt) || store.ReasonOf(err) == store.ReasonCorruptedData {
 		r.damage = fmt.Errorf("the list of tenants is not readable: %w", err)
 		return nil
@@ -224,23 +235,13 @@ func (x *entry) Release(keys, bytes int) {
 	x.gate.leave()
 }
 
-// lock waits until nobody else changes what is known, if it can be changed.
+// lock waits until nobody else changes what is known, if it can be changed. The holder releases changing.
 func (r *Registry) lock(ctx context.Context) error {
 	if r.damage != nil {
 		return r.damage
 	}
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	select {
-	case r.changing <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return r.changing.Acquire(ctx, 1)
 }
-
-func (r *Registry) unlock() { <-r.changing }
 
 // save makes a tenant durable and then known. x is what it was before, nil for a new name. changing is
 // held.
@@ -249,44 +250,66 @@ func (r *Registry) save(ctx context.Context, t Tenant, x *entry) (*entry, error)
 	if err != nil {
 		return nil, err
 	}
-	next := &entry{Tenant: t}
+	var seen causal.Clock
 	if x != nil {
-		*next = *x
-		next.Tenant = t
+		seen = x.clock
 	}
-	res, err := r.records.Write(ctx, t.Name, value, store.Causality{Context: next.clock, HasContext: true})
+	res, err := r.records.Write(ctx, t.Name, value, store.Causality{Context: seen, HasContext: true})
 	if err != nil {
 		return nil, fmt.Errorf("tenant %q: %w", t.Name, err)
 	}
-	next.clock = res.Clock
+	return r.publish(successor{t: t, x: x, clock: res.Clock})[0], nil
+}
+
+// successor is what a tenant becomes: t, from x, which is nil for a new name.
+type successor struct {
+	t     Tenant
+	x     *entry
+	clock causal.Clock // of its record
+}
+
+// publish makes tenants known, all at once. changing is held.
+func (r *Registry) publish(all ...successor) []*entry {
 	known := r.known.Load()
 	unknown := known.unknown
-	switch {
-	case x == nil:
-		next.gate, next.stored, unknown = newGate(), new(atomic.Int64), r.stranger()
-	case x.Generation != t.Generation:
-		next.gate, next.stored, next.before, next.use = newGate(), new(atomic.Int64), nil, nil
-	}
-	if x == nil {
-		r.retired = slices.DeleteFunc(r.retired, (*gate).isEmpty)
-		r.retired = append(r.retired, known.unknown.gate)
-		next.before = slices.Clone(r.retired)
-	}
 	byName := maps.Clone(known.byName)
 	if byName == nil {
 		byName = map[string]*entry{}
 	}
-	byName[t.Name] = next
-	r.begin(next)
+	out := make([]*entry, len(all))
+	for i, s := range all {
+		next := &entry{}
+		if s.x != nil {
+			*next = *s.x
+		}
+		next.Tenant, next.clock = s.t, s.clock
+		switch {
+		case s.x == nil:
+			next.gate, next.stored = newGate(), new(atomic.Int64)
+			if unknown == known.unknown {
+				unknown = r.stranger()
+				r.retired = slices.DeleteFunc(r.retired, (*gate).isEmpty)
+				r.retired = append(r.retired, known.unknown.gate)
+			}
+			next.before = slices.Clone(r.retired)
+		case s.x.Generation != s.t.Generation:
+			next.gate, next.stored, next.before, next.use = newGate(), new(atomic.Int64), nil, nil
+		}
+		byName[s.t.Name] = next
+		r.begin(next)
+		out[i] = next
+	}
 	r.known.Store(&names{byName: byName, unknown: unknown})
 	// Whom a closed gate turns away looks the tenant up again: after the new map is there.
-	if t.State != Active {
-		next.gate.close()
+	for _, next := range out {
+		if next.State != Active {
+			next.gate.close()
+		}
 	}
 	if unknown != known.unknown {
 		known.unknown.gate.close()
 	}
-	return next, nil
+	return out
 }
 
 // List returns the tenants by name.

@@ -36,19 +36,38 @@ type Usage struct {
 	Refused         [len(Quotas)]uint64
 	// StoredBytes is an estimate; Others has that of tenants that are known.
 	StoredBytes int64
+	// InFlight is how many requests are worked on and how many streams are open now.
+	InFlight int64
+}
+
+// Population is how many tenants are known, dropped ones included, by State, and how many may be.
+type Population struct {
+	ByState [Dropped + 1]int
+	Limit   int
+}
+
+// Population counts the tenants that are known.
+func (r *Registry) Population() Population {
+	p := Population{Limit: r.o.MaxTenants}
+	for _, x := range r.known.Load().byName {
+		p.ByState[x.State]++
+	}
+	return p
 }
 
 // Usage returns the numbers of up to Options.Named tenants by name, then those of the others. Which
 // tenants have numbers is decided when they become known, so that no number goes down.
 func (r *Registry) Usage() []Usage {
 	var out []Usage
-	others := Usage{Name: Others}
-	for name, x := range r.known.Load().byName {
+	known := r.known.Load()
+	others := Usage{Name: Others, InFlight: known.unknown.gate.load()}
+	for name, x := range known.byName {
 		if x.use == r.other {
 			others.StoredBytes += x.stored.Load()
+			others.InFlight += x.gate.load()
 			continue
 		}
-		u := Usage{Name: name, StoredBytes: x.stored.Load()}
+		u := Usage{Name: name, StoredBytes: x.stored.Load(), InFlight: x.gate.load()}
 		u.add(x.use)
 		out = append(out, u)
 	}

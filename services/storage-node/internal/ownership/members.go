@@ -1,0 +1,130 @@
+package ownership
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"slices"
+
+	"github.com/pairdb/pairdb/libs/membership"
+	"github.com/pairdb/pairdb/libs/ring"
+)
+
+// SetMembers says who is declared. What it means for the ranges of the node is durable when it returns.
+// As long as the node itself, with its incarnation, is not among them, nothing changes.
+func (r *Registry) SetMembers(ctx context.Context, all []membership.Declaration) error {
+	own := slices.IndexFunc(all, func(d membership.Declaration) bool { return d.NodeID == r.o.NodeID })
+	if own < 0 || all[own].Incarnation != r.o.Incarnation {
+		return nil
+	}
+	if last := r.members.Load(); last != nil && slices.Equal(*last, all) {
+		return nil
+	}
+	var owners []ring.Member
+	here := map[string]bool{} // nodes that have ranges, or are about to
+	for _, d := range all {
+		switch d.State {
+		case membership.Up, membership.Draining:
+			owners = append(owners, ring.Member{NodeID: d.NodeID, Zone: d.Zone, VirtualNodes: d.VirtualNodes})
+			here[d.NodeID] = true
+		case membership.Joining:
+			here[d.NodeID] = true
+		}
+	}
+	placed := ring.New(owners, r.o.ReplicationFactor)
+	// Others have everything until it is up; where there is none, the node is the first of its cluster.
+	joining := all[own].State == membership.Joining && len(owners) > 0 && !r.o.AtOnce
+	err := r.change(ctx, func(next *state) ([]string, error) {
+		next.ring, next.joining = placed, joining
+		next.unheard = next.unheard && all[own].State == membership.Joining && len(owners) == 0
+		return nil, r.follow(ctx, next, placed, here)
+	})
+	if err == nil {
+		all = slices.Clone(all)
+		r.members.Store(&all)
+	}
+	return err
+}
+
+// Await has requests refused until it is known whether the ranges of a node that joins have owners: until
+// SetMembers names some, or says that the node is up, or Alone is called. It does not outlive a restart.
+func (r *Registry) Await(ctx context.Context) error { return r.setUnheard(ctx, !r.o.AtOnce) }
+
+// Alone ends Await: nobody was heard of who could own anything.
+func (r *Registry) Alone(ctx context.Context) error { return r.setUnheard(ctx, false) }
+
+// Awaiting reports whether Await has not ended.
+func (r *Registry) Awaiting() bool { return r.state.Load().unheard }
+
+func (r *Registry) setUnheard(ctx context.Context, unheard bool) error {
+	return r.change(ctx, func(next *state) ([]string, error) {
+		next.unheard = unheard
+		return nil, nil
+	})
+}
+
+// follow makes the ground of a state that of another ring.
+func (r *Registry) follow(ctx context.Context, next *state, placed *ring.Ring, here map[string]bool) error {
+	g := &next.ground
+	before := g.declared
+	g.declared = ring.RangesIn(placed.RangesOf(r.o.NodeID))
+	gained, lost := ring.Subtract(g.declared, before), ring.Subtract(before, g.declared)
+	// What was accepted is had already: the ring only follows.
+	if changed := ring.Union(ring.Subtract(gained, allOf(g.taken)), lost); g.known && len(changed) > 0 {
+		if err := r.o.Forget(ctx, changed); err != nil {
+			return err
+		}
+	}
+	g.known = true
+	// What the ring gives anew is the node's, whoever had it meanwhile; and so is what was given to a node
+	// that is gone.
+	back := gained
+	for _, p := range g.given {
+		if !here[p.node.NodeID] {
+			back = ring.Union(back, ring.Intersect(p.ranges, g.declared))
+		}
+	}
+	g.given = withoutPart(g.given, back)
+	g.taken = withoutPart(g.taken, g.declared)
+	if left := ring.Subtract(lost, ring.Union(allOf(g.given), allOf(g.taken))); len(left) > 0 {
+		g.addResidue(residue{Residue: Residue{Ranges: left, Sequence: r.o.Sequence(), Since: r.o.Now()}})
+	}
+	if len(gained)+len(lost) > 0 {
+		next.tell(slog.LevelInfo, "ranges by the members", "ranges", len(g.declared), "gained", len(gained), "lost", len(lost))
+	}
+	r.regain(next, placed)
+	return nil
+}
+
+// regain makes residue that is harmless, or of which there is no other replica, a part of its range
+// again.
+func (r *Registry) regain(next *state, placed *ring.Ring) {
+	g := &next.ground
+	mine := ring.Subtract(g.declared, allOf(g.given))
+	var alone []ring.HashRange
+	for _, p := range placed.RangesOf(r.o.NodeID) {
+		if len(p.Replicas) == 1 {
+			alone = append(alone, p.Range)
+		}
+	}
+	alone = ring.Intersect(alone, mine)
+	for _, e := range g.residueIn(mine) {
+		if e.harmless(r.o.Now(), r.o.Grace, r.o.MaxClockSkew) {
+			g.dropResidue(e.Ranges, math.MaxUint64)
+			continue
+		}
+		if only := ring.Intersect(e.Ranges, alone); len(only) > 0 && !r.busy() {
+			next.tell(slog.LevelWarn, "ranges have no other replica: what this node held of them stays", "ranges", len(only), "since", e.Since)
+			g.dropResidue(only, math.MaxUint64)
+		}
+	}
+}
+
+// busy reports whether residue is being dropped.
+func (r *Registry) busy() bool {
+	if !r.cleaning.TryAcquire(1) {
+		return true
+	}
+	r.cleaning.Release(1)
+	return false
+}
