@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/pairdb/pairdb/libs/service"
+	"github.com/pairdb/pairdb/libs/tracing"
 	"github.com/pairdb/pairdb/services/compactor/internal/config"
 	"github.com/pairdb/pairdb/services/compactor/internal/worker"
 )
@@ -21,10 +22,12 @@ const umask = 0o007
 func program() *service.Program {
 	cfg := &config.Config{}
 	return &service.Program{
-		Name:    "compactor",
-		Summary: "merges and checks tables that a storage node leases to it",
-		Config:  cfg,
-		Umask:   umask,
+		Name:     "compactor",
+		Summary:  "merges and checks tables that a storage node leases to it",
+		Config:   cfg,
+		Umask:    umask,
+		Tracing:  tracing.Open,
+		Commands: []service.Command{service.ProbeCommand()},
 		Run: func(ctx context.Context, rt *service.Runtime) error {
 			return worker.Serve(ctx, cfg, rt)
 		},

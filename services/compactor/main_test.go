@@ -1,18 +1,11 @@
 package main
 
 import (
-	"bytes"
 	"context"
-	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
-	"regexp"
-	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
@@ -24,24 +17,6 @@ import (
 	compactionv1 "github.com/pairdb/pairdb/proto/pairdb/compaction/v1"
 	nodev1 "github.com/pairdb/pairdb/proto/pairdb/node/v1"
 )
-
-// output is a buffer that the program and the test share.
-type output struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.Write(p)
-}
-
-func (o *output) String() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.b.String()
-}
 
 // idle is a node without work.
 type idle struct {
@@ -63,105 +38,51 @@ func (n *idle) Lease(ctx context.Context, _ *compactionv1.LeaseRequest) (*compac
 	}
 }
 
-func TestCompactorWaitsForTheSocketServesAndEndsCleanly(t *testing.T) {
-	// The compactor may be the first container of the pod that starts.
-	servicetest.ClearEnvironment(t)
-	dir := t.TempDir()
-	socket := filepath.Join(dir, "node.sock")
-	require.NoError(t, os.MkdirAll(filepath.Join(dir, compact.TableDir), 0o770))
-	t.Setenv("PAIRDB_SOCKET", socket)
-	t.Setenv("PAIRDB_DATA_DIR", dir)
-	t.Setenv("PAIRDB_COMPACTOR_OPS_ADDR", "127.0.0.1:0")
-
-	out := &output{}
-	p := program()
-	p.Umask, p.Stdout, p.Stderr = 0, out, out // the umask is the whole process's
-	ctx, cancel := context.WithCancel(t.Context())
-	code := make(chan int, 1)
-	go func() { code <- p.Main(ctx, nil) }()
-
-	addr := regexp.MustCompile(`"ops":"([^"]+)"`)
-	require.Eventually(t, func() bool { return addr.MatchString(out.String()) }, 10*time.Second, time.Millisecond, "%v", out)
-	url := "http://" + addr.FindStringSubmatch(out.String())[1]
-	status, body := get(t, url+"/ready")
-	require.Equal(t, http.StatusServiceUnavailable, status, body)
-	status, _ = get(t, url+"/health")
-	require.Equal(t, http.StatusOK, status)
-
-	l, err := sidecar.Listen(socket)
-	require.NoError(t, err)
-	n := &idle{leases: make(chan struct{})}
-	s := grpc.NewServer(sidecar.ServerOptions(sidecar.SelfAccess())...)
-	compactionv1.RegisterCompactionServiceServer(s, n)
-	nodev1.RegisterNodeServiceServer(s, n)
-	served := make(chan error, 1)
-	go func() { served <- s.Serve(l) }()
-	<-n.leases
-	<-n.leases
-	status, body = get(t, url+"/ready")
-	require.Equal(t, http.StatusOK, status, body)
-	_, body = get(t, url+"/metrics")
-	require.Contains(t, body, "pairdb_compactor_connected 1")
-
-	cancel()
-	require.Equal(t, service.ExitOK, <-code, "%v", out)
-	s.Stop()
-	require.NoError(t, <-served)
+func environment(t *testing.T) (dir, socket string) {
+	t.Helper()
+	dir, socket = servicetest.Pod(t)
+	t.Setenv(opsKey, "127.0.0.1:0")
+	return dir, socket
 }
 
-func get(t *testing.T, url string) (int, string) {
-	t.Helper()
-	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
-	require.NoError(t, err)
-	resp, err := http.DefaultClient.Do(r)
-	require.NoError(t, err)
-	body, err := io.ReadAll(resp.Body)
-	require.NoError(t, err)
-	require.NoError(t, resp.Body.Close())
-	return resp.StatusCode, string(body)
+const opsKey = "PAIRDB_COMPACTOR_OPS_ADDR"
+
+func TestCompactorWaitsForTheSocketServesAndEndsCleanly(t *testing.T) {
+	// The compactor may be the first container of the pod that starts.
+	dir, socket := environment(t)
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, compact.TableDir), 0o770))
+	p := servicetest.Start(t, program())
+	status, body := p.Get("/ready")
+	require.Equal(t, http.StatusServiceUnavailable, status, body)
+	status, _ = p.Get("/health")
+	require.Equal(t, http.StatusOK, status)
+
+	n := &idle{leases: make(chan struct{})}
+	servicetest.ServeNode(t, socket, sidecar.SelfAccess(), func(s grpc.ServiceRegistrar) {
+		compactionv1.RegisterCompactionServiceServer(s, n)
+		nodev1.RegisterNodeServiceServer(s, n)
+	})
+	<-n.leases
+	<-n.leases
+	status, body = p.Get("/ready")
+	require.Equal(t, http.StatusOK, status, body)
+	_, body = p.Get("/metrics")
+	require.Contains(t, body, "pairdb_compactor_connected 1")
+	p.End()
 }
 
 func TestWrongPlacesAreSaidInOneLine(t *testing.T) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer taken.Close() //nolint:errcheck // a test's
-	for _, c := range []struct {
-		key, value, want string
-		code             int
-	}{
-		{"PAIRDB_DATA_DIR", filepath.Join(dir, "missing"), "no such file", service.ExitDisk},
-		{"PAIRDB_DATA_DIR", file, "not a directory", service.ExitDisk},
-		{"PAIRDB_SOCKET", file, "not a socket", service.ExitUnreachable},
-		{"PAIRDB_COMPACTOR_OPS_ADDR", taken.Addr().String(), "address already in use", service.ExitRuntime},
-		{"PAIRDB_COMPACTOR_SLOT", "3", "PAIRDB_COMPACTOR_SLOTS", service.ExitUsage},
-	} {
-		t.Run(c.key, func(t *testing.T) {
-			servicetest.ClearEnvironment(t)
-			t.Setenv("PAIRDB_DATA_DIR", dir)
-			t.Setenv("PAIRDB_SOCKET", filepath.Join(dir, "node.sock"))
-			t.Setenv("PAIRDB_COMPACTOR_OPS_ADDR", "127.0.0.1:0")
-			t.Setenv(c.key, c.value)
-			out := &output{}
-			p := program()
-			p.Umask, p.Stdout, p.Stderr = 0, out, out
-			require.Equal(t, c.code, p.Main(t.Context(), nil), "%v", out)
-			require.Contains(t, out.String(), c.want)
-		})
-	}
+	servicetest.WrongPlaces(t, program, func(t *testing.T) { environment(t) }, opsKey,
+		servicetest.WrongPlace{Key: "PAIRDB_DATA_DIR", Value: filepath.Join(dir, "missing"), Says: "no such file", Code: service.ExitDisk},
+		servicetest.WrongPlace{Key: "PAIRDB_DATA_DIR", Value: file, Says: "not a directory", Code: service.ExitDisk},
+		servicetest.WrongPlace{Key: "PAIRDB_COMPACTOR_SLOT", Value: "3", Says: "PAIRDB_COMPACTOR_SLOTS", Code: service.ExitUsage})
 }
 
 func TestCommandLine(t *testing.T) {
-	servicetest.ClearEnvironment(t)
-	for arg, want := range map[string]string{
+	servicetest.CommandLine(t, program, map[string]string{
 		"--help": "PAIRDB_COMPACTOR_SLOTS", "--version": "compactor ", "--print-config": "PAIRDB_COMPACTOR_SLOTS=4",
-	} {
-		out := &output{}
-		p := program()
-		p.Stdout, p.Stderr = out, out
-		require.Equal(t, service.ExitOK, p.Main(t.Context(), []string{arg}))
-		require.True(t, strings.Contains(out.String(), want), "%s prints %v", arg, out)
-	}
+	})
 }

@@ -5,12 +5,14 @@ package config
 import (
 	"time"
 
+	"github.com/pairdb/pairdb/libs/identity"
 	"github.com/pairdb/pairdb/libs/service"
 )
 
 // Config is the configuration of a compactor, one environment variable a field.
 type Config struct {
 	service.LogConfig
+	identity.Files
 
 	Socket  string `envconfig:"PAIRDB_SOCKET" default:"/run/pairdb/node.sock" unit:"path" desc:"Unix socket of the storage node; it may appear later."`
 	DataDir string `envconfig:"PAIRDB_DATA_DIR" default:"/var/lib/pairdb" unit:"directory" desc:"Data directory of the storage node: tables are read from sst/, outputs are written to files that the node has made in staging/."`
@@ -30,6 +32,7 @@ const maxSocketBytes = 103
 func (c *Config) Validate() error {
 	var p service.Problems
 	c.Check(&p)
+	c.CheckTLS(&p)
 	if n := len(c.Socket); n < 1 || n > maxSocketBytes {
 		p.Addf("PAIRDB_SOCKET", "the path has %d bytes, 1 to %d fit into a socket address", n, maxSocketBytes)
 	}

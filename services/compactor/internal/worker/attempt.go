@@ -10,11 +10,15 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	otelcodes "go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/pairdb/pairdb/libs/compact"
+	"github.com/pairdb/pairdb/libs/sidecar"
 	"github.com/pairdb/pairdb/libs/sstable"
 	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/libs/wire"
@@ -79,7 +83,7 @@ func (a *attempt) run(ctx context.Context) {
 	ctx, stop := context.WithCancelCause(ctx)
 	var beats sync.WaitGroup
 	beats.Go(func() { a.heartbeats(ctx, stop) })
-	report, corrupt, err := a.merge(ctx)
+	report, corrupt, err := a.traced(ctx)
 	result := ""
 	if err == nil {
 		result, err = a.complete(ctx, report)
@@ -87,11 +91,33 @@ func (a *attempt) run(ctx context.Context) {
 	if err != nil {
 		result = a.giveUp(ctx, err, corrupt)
 	}
+	a.ended(ctx, result, report.GetStats())
 	stop(nil)
 	beats.Wait()
 	m.count(a, report.GetStats(), result)
 	a.log.Info("job ended", "result", result, "took", time.Since(a.started),
 		"bytes_read", report.GetStats().GetBytesRead(), "bytes_written", report.GetStats().GetBytesWritten())
+}
+
+// traced is merge with a span.
+func (a *attempt) traced(ctx context.Context) (report *compactionv1.CompleteRequest, corrupt []compact.CorruptInput, err error) {
+	ctx, span := a.w.o.Tracer.Start(ctx, kindName(a.g.Job.Kind))
+	defer span.End()
+	report, corrupt, err = a.merge(ctx)
+	if err != nil {
+		span.SetStatus(otelcodes.Error, err.Error())
+	}
+	return report, corrupt, err
+}
+
+// ended says in the span of the attempt how it ended.
+func (a *attempt) ended(ctx context.Context, result string, s *compactionv1.JobStats) {
+	span := trace.SpanFromContext(ctx)
+	span.SetAttributes(attribute.String("pairdb.job_result", result),
+		attribute.Int64("pairdb.bytes_read", int64(s.GetBytesRead())), attribute.Int64("pairdb.bytes_written", int64(s.GetBytesWritten())))
+	if result != "installed" {
+		span.SetStatus(otelcodes.Error, result)
+	}
 }
 
 // merge runs the job. All files are closed when it returns: an output that is open is refused.
@@ -134,12 +160,23 @@ func (a *attempt) throttle(ctx context.Context, n int) error {
 		if limit := a.limit.Limit(); limit < 2*burstBytes {
 			part = min(part, max(int(limit)/2, 512))
 		}
-		if err := a.limit.WaitN(ctx, part); err != nil {
+		if err := a.wait(ctx, part); err != nil {
 			return err
 		}
 		n -= part
 	}
 	return ctx.Err()
+}
+
+// wait takes n bytes out of the rate; without one it costs nothing.
+func (a *attempt) wait(ctx context.Context, n int) error {
+	if a.limit.Limit() == rate.Inf {
+		return nil
+	}
+	began := time.Now()
+	err := a.limit.WaitN(ctx, n)
+	a.w.o.Metrics.throttled.Add(time.Since(began).Seconds())
+	return err
 }
 
 // heartbeats keeps the lease until ctx ends; it stops the attempt when the node says so, or when
@@ -158,6 +195,7 @@ func (a *attempt) heartbeats(ctx context.Context, stop context.CancelCauseFunc) 
 		if ctx.Err() != nil {
 			return
 		}
+		a.w.o.Metrics.beat(r, err)
 		a.w.reached(err)
 		timer.Reset(a.g.Heartbeat)
 		switch {
@@ -211,7 +249,7 @@ func (a *attempt) complete(ctx context.Context, report *compactionv1.CompleteReq
 		case codes.InvalidArgument, codes.PermissionDenied, codes.Unauthenticated, codes.Unimplemented:
 			return "", fmt.Errorf("complete: %w", err)
 		}
-		if !sleep(ctx, retry) {
+		if sidecar.Pause(ctx, retry) != nil {
 			return "", context.Cause(ctx)
 		}
 		retry = min(2*retry, maxRetry)

@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 
+	"go.opentelemetry.io/otel/trace"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -18,6 +19,17 @@ type refusing struct {
 
 func (r refusing) Lease(context.Context, *compactionv1.LeaseRequest, ...grpc.CallOption) (*compactionv1.LeaseResponse, error) {
 	return nil, status.Error(r.code, "no")
+}
+
+// spying keeps the span under which a report is made.
+type spying struct {
+	compactionv1.CompactionServiceClient
+	seen *[]trace.SpanContext
+}
+
+func (s spying) Complete(ctx context.Context, r *compactionv1.CompleteRequest, o ...grpc.CallOption) (*compactionv1.CompleteResponse, error) {
+	*s.seen = append(*s.seen, trace.SpanContextFromContext(ctx))
+	return s.CompactionServiceClient.Complete(ctx, r, o...)
 }
 
 // generous is a node that grants more than was asked for.

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/pairdb/pairdb/libs/causal"
@@ -45,7 +46,8 @@ type node struct {
 	completes  []*compactionv1.CompleteRequest
 	abandons   []*compactionv1.AbandonRequest
 	polling    int
-	stranger   error // the answer to Identity
+	stranger   error       // the answer to Identity
+	header     metadata.MD // of the answer to Lease
 
 	onHeartbeat func(*compactionv1.HeartbeatRequest) (*compactionv1.HeartbeatResponse, error)
 	onComplete  func(*compactionv1.CompleteRequest) (*compactionv1.CompleteResponse, error)
@@ -87,6 +89,9 @@ func (n *node) Lease(ctx context.Context, r *compactionv1.LeaseRequest) (*compac
 		if done || err != nil {
 			return &compactionv1.LeaseResponse{}, err
 		}
+	}
+	if n.header != nil {
+		require.NoError(n.t, grpc.SetHeader(ctx, n.header))
 	}
 	k := min(int(r.GetFreeSlots()), len(n.queue))
 	resp := &compactionv1.LeaseResponse{Jobs: n.queue[:k]}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 
+	"github.com/pairdb/pairdb/libs/identity"
 	"github.com/pairdb/pairdb/libs/service"
 	"github.com/pairdb/pairdb/libs/sidecar"
 	"github.com/pairdb/pairdb/libs/vfs"
@@ -26,7 +27,11 @@ func Serve(ctx context.Context, cfg *config.Config, rt *service.Runtime) error {
 	if info, err := os.Lstat(cfg.Socket); err == nil && info.Mode().Type() != os.ModeSocket {
 		return service.WithExitCode(service.ExitUnreachable, fmt.Errorf("PAIRDB_SOCKET: %s is not a socket", cfg.Socket))
 	}
-	conn, err := sidecar.Dial(cfg.Socket)
+	certificates, err := identity.Start(cfg.Files, rt, nil)
+	if err != nil {
+		return err
+	}
+	conn, err := sidecar.Dial(cfg.Socket, rt.Tracing.DialOptions()...)
 	if err != nil {
 		return service.WithExitCode(service.ExitUnreachable, err)
 	}
@@ -39,12 +44,12 @@ func Serve(ctx context.Context, cfg *config.Config, rt *service.Runtime) error {
 		Client: compactionv1.NewCompactionServiceClient(conn), Node: nodev1.NewNodeServiceClient(conn), FS: vfs.OS, Dir: cfg.DataDir,
 		// In containers every process is number 1: chance tells two compactors apart.
 		Name:  fmt.Sprintf("compactor-%d-%04x", os.Getpid(), rand.Uint32N(1<<16)),
-		Slots: slots, Log: rt.Log, Metrics: metrics,
+		Slots: slots, Log: rt.Log, Metrics: metrics, Tracer: rt.Tracing.Tracer("compactor"),
 	})
-	ops, err := service.OpenOps(service.OpsOptions{
+	ops, err := service.OpenOps(certificates.Ops(service.OpsOptions{
 		Addr: cfg.OpsAddr, Registry: rt.Metrics, Log: rt.Log, Pprof: cfg.OpsPprof,
-		NotReady: func() []service.Reason { return unreachable(w) },
-	})
+		NotReady: func() []service.Reason { return unreachable(w) }, Degraded: certificates.Degraded,
+	}))
 	if err != nil {
 		return err
 	}
@@ -60,6 +65,7 @@ func Serve(ctx context.Context, cfg *config.Config, rt *service.Runtime) error {
 		Limit: cfg.ShutdownTimeout,
 	})
 	group.Add(ops.Stage())
+	certificates.AddTo(group)
 	return group.Run(ctx)
 }
 

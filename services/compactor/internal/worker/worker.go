@@ -5,17 +5,22 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"path"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/pairdb/pairdb/libs/compact"
+	"github.com/pairdb/pairdb/libs/sidecar"
+	"github.com/pairdb/pairdb/libs/tracing"
 	"github.com/pairdb/pairdb/libs/vfs"
 	"github.com/pairdb/pairdb/libs/wire"
 	compactionv1 "github.com/pairdb/pairdb/proto/pairdb/compaction/v1"
@@ -40,7 +45,7 @@ const (
 // socket, refused) instead of a deadline; every caller here tries again by itself.
 var failFast = grpc.WaitForReady(false)
 
-// Options configure a Worker. All fields are required but Metrics.
+// Options configure a Worker. All fields are required but Metrics and Tracer.
 type Options struct {
 	// Client calls the node. Node asks who it is: a quick answer where Lease may wait for 20 s.
 	Client compactionv1.CompactionServiceClient
@@ -55,6 +60,8 @@ type Options struct {
 	Log   *slog.Logger
 	// Metrics count; nil: nobody looks.
 	Metrics *Metrics
+	// Tracer makes a span for each attempt; nil: none.
+	Tracer trace.Tracer
 }
 
 // Worker does jobs. Run it once.
@@ -70,6 +77,10 @@ func New(o Options) *Worker {
 	if o.Metrics == nil {
 		o.Metrics = NewMetrics()
 	}
+	if o.Tracer == nil {
+		o.Tracer = noop.NewTracerProvider().Tracer("")
+	}
+	o.Metrics.slots.Set(float64(o.Slots))
 	w := &Worker{o: o, free: make(chan struct{}, o.Slots)}
 	for range o.Slots {
 		w.free <- struct{}{}
@@ -104,14 +115,17 @@ func (w *Worker) Run(ctx context.Context) error {
 		if !ok {
 			return nil
 		}
-		jobs, err := w.lease(ctx, n)
+		jobs, leased, err := w.lease(ctx, n)
+		if ctx.Err() == nil {
+			w.o.Metrics.polled(len(jobs), err)
+		}
 		for range n - len(jobs) {
 			w.free <- struct{}{}
 		}
 		for _, j := range jobs {
 			w.wg.Go(func() {
 				defer func() { w.free <- struct{}{} }()
-				w.do(attempts, j)
+				w.do(attempts, j, leased)
 			})
 		}
 		if w.reached(err); err == nil {
@@ -121,7 +135,7 @@ func (w *Worker) Run(ctx context.Context) error {
 		if code := status.Code(err); code == codes.PermissionDenied || code == codes.Unauthenticated || code == codes.InvalidArgument {
 			return fmt.Errorf("lease: %w", err)
 		}
-		if !sleep(ctx, retry) {
+		if sidecar.Pause(ctx, retry) != nil {
 			return nil
 		}
 		retry = min(2*retry, maxRetry)
@@ -150,25 +164,26 @@ func (w *Worker) takeSlots(ctx context.Context) (int, bool) {
 	}
 }
 
-// lease asks for up to n jobs.
-func (w *Worker) lease(ctx context.Context, n int) ([]*compactionv1.Job, error) {
+// lease asks for up to n jobs. leased links to what the node did to lease them.
+func (w *Worker) lease(ctx context.Context, n int) (jobs []*compactionv1.Job, leased []trace.Link, err error) {
 	ctx, cancel := context.WithTimeout(ctx, leaseTimeout)
 	defer cancel()
 	if w.Unreachable() != "" {
 		if err := w.greet(ctx); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 	}
+	var header metadata.MD
 	r, err := w.o.Client.Lease(ctx, &compactionv1.LeaseRequest{
 		Worker: w.o.Name, FreeSlots: int32(n), TotalSlots: int32(w.o.Slots), Formats: Formats,
-	}, failFast)
+	}, failFast, grpc.Header(&header))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if jobs := r.GetJobs(); len(jobs) <= n {
-		return jobs, nil
+		return jobs, tracing.FromAnswer(header), nil
 	}
-	return nil, fmt.Errorf("%w: %d jobs for %d slots", wire.ErrInvalid, len(r.GetJobs()), n)
+	return nil, nil, fmt.Errorf("%w: %d jobs for %d slots", wire.ErrInvalid, len(r.GetJobs()), n)
 }
 
 // greet asks the node who it is, so that it counts as reached before there is work.
@@ -204,20 +219,31 @@ func (w *Worker) reached(err error) {
 }
 
 // do runs one job from what came over the wire to its end.
-func (w *Worker) do(ctx context.Context, j *compactionv1.Job) {
+func (w *Worker) do(ctx context.Context, j *compactionv1.Job, leased []trace.Link) {
 	grant, err := wire.GrantFromProto(j)
 	if err != nil {
 		w.o.Log.Error("job refused", "job", j.GetKey().GetId(), "error", err)
 		w.abandon(ctx, wire.KeyFromProto(j.GetKey()), compactionv1.AbandonRequest_REASON_UNSUPPORTED_FORMAT, err, nil)
 		return
 	}
-	newAttempt(w, grant).run(ctx)
+	// A trace of its own: one lease may be of several jobs, and is over long before them.
+	ctx, span := w.o.Tracer.Start(ctx, "attempt", trace.WithNewRoot(), trace.WithLinks(leased...), trace.WithAttributes(
+		attribute.String("pairdb.job", compact.AttemptName(grant.Key.ID, grant.Key.Epoch)),
+		attribute.String("pairdb.job_kind", kindName(grant.Job.Kind)), attribute.Int("pairdb.job_inputs", len(grant.Job.Inputs)),
+	))
+	defer span.End()
+	a := newAttempt(w, grant)
+	if id := span.SpanContext().TraceID(); id.IsValid() {
+		a.log = a.log.With("trace_id", id.String())
+	}
+	a.run(ctx)
 }
 
 // abandon gives a job back. If that fails, its lease runs out.
 func (w *Worker) abandon(ctx context.Context, k wire.Key, reason compactionv1.AbandonRequest_Reason, why error, corrupt []compact.CorruptInput) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), abandonTimeout)
 	defer cancel()
+	w.o.Metrics.abandons.WithLabelValues(abandonNames[reason]).Inc()
 	damaged, err := wire.CorruptToProto(corrupt)
 	if err == nil {
 		_, err = w.o.Client.Abandon(ctx, &compactionv1.AbandonRequest{
@@ -235,18 +261,4 @@ func (w *Worker) tablePath(number uint64) string {
 
 func (w *Worker) outputPath(k wire.Key, index int) string {
 	return path.Join(w.o.Dir, compact.StagingDir, compact.AttemptName(k.ID, k.Epoch), compact.OutputName(index))
-}
-
-// sleep waits for d, give or take a quarter, so that workers do not return in step; false when ctx
-// ended.
-func sleep(ctx context.Context, d time.Duration) bool {
-	d += time.Duration((rand.Float64() - 0.5) / 2 * float64(d))
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

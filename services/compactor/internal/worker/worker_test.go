@@ -113,6 +113,7 @@ func TestHeartbeatsGoOnWhileTheDiskHangs(t *testing.T) {
 		time.Sleep(61 * time.Second)
 		synctest.Wait()
 		require.Len(t, p.node.heartbeats, 12)
+		require.Equal(t, 12.0, testutil.ToFloat64(p.w.o.Metrics.heartbeats.WithLabelValues("continue")))
 		close(s.gate)
 		synctest.Wait()
 		require.Len(t, p.node.completes, 1)
@@ -141,7 +142,12 @@ func TestWorkerObeysStop(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, f.Close())
 		}
-		require.Equal(t, 1.0, testutil.ToFloat64(p.w.o.Metrics.jobs.WithLabelValues("merge", "stopped")))
+		m := p.w.o.Metrics
+		require.Equal(t, 1.0, testutil.ToFloat64(m.jobs.WithLabelValues("merge", "stopped")))
+		require.Equal(t, 1.0, testutil.ToFloat64(m.heartbeats.WithLabelValues("stop")))
+		require.Equal(t, 1.0, testutil.ToFloat64(m.leases))
+		require.Equal(t, 1.0, testutil.ToFloat64(m.polls.WithLabelValues("jobs")))
+		require.Positive(t, testutil.ToFloat64(m.throttled), "the rate was in the way")
 	})
 }
 
@@ -190,6 +196,8 @@ func TestLostNodeStopsTheAttemptAfterALease(t *testing.T) {
 		require.NotEmpty(t, p.w.Unreachable())
 		require.Equal(t, 1.0, testutil.ToFloat64(p.w.o.Metrics.jobs.WithLabelValues("merge", "stopped")))
 		require.Zero(t, testutil.ToFloat64(p.w.o.Metrics.connected))
+		require.Positive(t, testutil.ToFloat64(p.w.o.Metrics.polls.WithLabelValues("error")))
+		require.Positive(t, testutil.ToFloat64(p.w.o.Metrics.heartbeats.WithLabelValues("error")))
 
 		p.startNode()
 		time.Sleep(5 * time.Minute) // the connection's own back-off is two minutes at most
@@ -238,6 +246,7 @@ func TestShutdownGivesJobsBack(t *testing.T) {
 		require.NoError(t, <-p.ended)
 		require.Less(t, time.Since(start), time.Second)
 		require.Len(t, p.node.abandons, 2)
+		require.Equal(t, 2.0, testutil.ToFloat64(p.w.o.Metrics.abandons.WithLabelValues("shutdown")))
 		for _, a := range p.node.abandons {
 			require.Equal(t, compactionv1.AbandonRequest_REASON_SHUTDOWN, a.GetReason())
 		}
