@@ -43,7 +43,7 @@ func (p pkg) internalImports() []string {
 func load(t *testing.T) []pkg {
 	t.Helper()
 	var all []pkg
-	for _, module := range []string{"proto", "libs", "libs/client", "libs/localpod", "services", "services/storage-node/bench", "integration", "integration/bench"} {
+	for _, module := range []string{"proto", "libs", "libs/client", "libs/localpod", "libs/tracing", "services", "services/storage-node/bench", "integration", "integration/bench"} {
 		cmd := exec.Command("go", "list", "-json", "./...")
 		cmd.Dir = filepath.Join("..", "..", module)
 		if module == "integration/bench" { // it is not in the workspace: etcd must not choose our versions
@@ -66,7 +66,7 @@ func load(t *testing.T) []pkg {
 // pure are the libs that must give the same answer for the same arguments, everywhere.
 var pure = []string{
 	"libs/vfs", "libs/vfs/crashfs", "libs/vfs/errorfs", "libs/ikey", "libs/iterator", "libs/causal", "libs/ring",
-	"libs/merkle", "libs/record", "libs/sstable", "libs/sstable/block", "libs/sstable/filter", "libs/compact",
+	"libs/membership", "libs/merkle", "libs/record", "libs/sstable", "libs/sstable/block", "libs/sstable/filter", "libs/compact",
 }
 
 // enginePackages are the engine and all that it stands on.
@@ -74,27 +74,36 @@ var enginePackages = []string{
 	"services/storage-node/internal/engine", "services/storage-node/internal/commitlog",
 	"services/storage-node/internal/memtable", "services/storage-node/internal/manifest",
 	"services/storage-node/internal/picker", "services/storage-node/internal/jobs",
-	"services/storage-node/internal/cache",
+	"services/storage-node/internal/cache", "services/storage-node/internal/stages",
 }
 
 // layer is the height of a package in the direction of imports: a package imports only lower ones
 // of the storage-node, or what its own row names.
 var layer = map[string]int{
-	"services/storage-node/internal/cache":     1,
-	"services/storage-node/internal/commitlog": 1,
-	"services/storage-node/internal/memtable":  1,
-	"services/storage-node/internal/manifest":  1,
-	"services/storage-node/internal/jobs":      2,
-	"services/storage-node/internal/picker":    2,
-	"services/storage-node/internal/engine":    3,
-	"services/storage-node/internal/inspect":   4,
-	"services/storage-node/internal/store":     4,
-	"services/storage-node/internal/config":    4,
-	"services/storage-node/internal/tenant":    5,
-	"services/storage-node/internal/announce":  5,
-	"services/storage-node/internal/server":    6,
-	"services/storage-node/internal/node":      7,
-	"services/storage-node":                    8,
+	"services/storage-node/internal/stages":      1,
+	"services/storage-node/internal/hot":         1,
+	"services/storage-node/internal/cache":       1,
+	"services/storage-node/internal/commitlog":   1,
+	"services/storage-node/internal/memtable":    1,
+	"services/storage-node/internal/manifest":    1,
+	"services/storage-node/internal/jobs":        2,
+	"services/storage-node/internal/picker":      2,
+	"services/storage-node/internal/engine":      3,
+	"services/storage-node/internal/inspect":     4,
+	"services/storage-node/internal/store":       4,
+	"services/storage-node/internal/config":      4,
+	"services/storage-node/internal/memory":      4,
+	"services/storage-node/internal/tenant":      5,
+	"services/storage-node/internal/members":     5,
+	"services/storage-node/internal/announce":    5,
+	"services/storage-node/internal/outbox":      5,
+	"services/storage-node/internal/moves":       5,
+	"services/storage-node/internal/ownership":   5,
+	"services/storage-node/internal/antientropy": 5,
+	"services/storage-node/internal/replica":     5,
+	"services/storage-node/internal/server":      6,
+	"services/storage-node/internal/node":        7,
+	"services/storage-node":                      8,
 }
 
 func TestImportsPointDown(t *testing.T) {
@@ -152,7 +161,7 @@ func TestLibsAndIntegrationDoNotImportServices(t *testing.T) {
 
 func TestCoreKnowsNoWireNoClockNoSystem(t *testing.T) {
 	// The core must be replayable: time, chance and the disk are arguments.
-	bannedPrefixes := []string{"google.golang.org/", "github.com/prometheus/", root + "proto", "github.com/nats-io/", "log/slog", "net", "os"}
+	bannedPrefixes := []string{"google.golang.org/", "github.com/prometheus/", root + "proto", "github.com/nats-io/", "go.opentelemetry.io/", "log/slog", "net", "os"}
 	for _, p := range load(t) {
 		core := slices.Contains(pure, p.path) || slices.Contains(enginePackages, p.path)
 		if !core {
@@ -216,12 +225,28 @@ func forbiddenCalls(t *testing.T, p pkg) []string {
 	return uses
 }
 
+func TestExporterStaysOutOfWhatNeedsNone(t *testing.T) {
+	// Applications and command lines must not inherit the SDK of a tracer with its modules.
+	light := []string{"libs", "services/pairctl"}
+	for _, p := range load(t) {
+		if strings.HasPrefix(p.path, "libs/tracing") || !slices.ContainsFunc(light, func(l string) bool { return strings.HasPrefix(p.path, l+"/") || p.path == l }) {
+			continue
+		}
+		for _, d := range p.Deps {
+			heavy := strings.HasPrefix(d, "go.opentelemetry.io/otel/sdk") || strings.HasPrefix(d, "go.opentelemetry.io/otel/exporters") || strings.HasPrefix(d, "go.opentelemetry.io/contrib")
+			require.False(t, heavy, "%s depends on %s: name tracing.Open in the main of the binary that exports", p.path, d)
+		}
+	}
+}
+
 func TestProtoTypesStayAtTheEdges(t *testing.T) {
 	// Domain code that speaks proto can't change without the wire.
 	edges := []string{
 		"libs/wire", "libs/client", "services/storage-node/internal/server", "services/storage-node/internal/node",
 		"services/storage-node/internal/announce",
-		"services/compactor/internal/worker", "services/pairctl", "libs/sidecar", "libs/localpod",
+		"services/compactor/internal/worker", "services/health-agent/internal/agent", "services/pairctl", "libs/sidecar", "libs/localpod",
+		"libs/event", "libs/command", "services/health-agent/internal/command", "services/migrator/internal/command",
+		"libs/event", "services/health-agent/internal/command", "services/migrator/internal", // the migrator carries messages from one node to another
 	}
 	for _, p := range load(t) {
 		if strings.HasPrefix(p.path, "proto") || strings.HasPrefix(p.path, "integration") {
@@ -257,12 +282,26 @@ func TestLibsAreShared(t *testing.T) {
 		}
 	}
 	// Shared by design with processes that are not in the tree yet, or with applications and tests.
-	allowed := []string{"libs/client", "libs/localpod", "libs/ring", "libs/vfs/crashfs", "libs/vfs/errorfs", "libs/record"}
+	allowed := []string{"libs/client", "libs/localpod", "libs/identity/authority", "libs/ring", "libs/vfs/crashfs", "libs/vfs/errorfs", "libs/record"}
 	for lib, by := range users {
 		if slices.Contains(allowed, lib) {
 			continue
 		}
 		require.GreaterOrEqual(t, len(by), 2, "%s is used by %v only: move it into that service", lib, keys(by))
+	}
+}
+
+func TestEmbeddedNATSStaysInTheLocalPod(t *testing.T) {
+	// A server inside of a product's process is a port that nobody asked for.
+	for _, p := range load(t) {
+		_, isService := service(p.path)
+		local := p.path == "libs/localpod" || strings.HasPrefix(p.path, "services/pairctl")
+		if local || !isService && !strings.HasPrefix(p.path, "libs/") {
+			continue
+		}
+		for _, d := range p.Deps {
+			require.False(t, strings.HasPrefix(d, "github.com/nats-io/nats-server/"), "%s imports %s: only libs/localpod may, and tests", p.path, d)
+		}
 	}
 }
 

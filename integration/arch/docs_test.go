@@ -81,3 +81,32 @@ func TestExampleOfTheReadmeCompiles(t *testing.T) {
 	inFunction := "\t" + strings.ReplaceAll(strings.TrimSpace(snippet), "\n", "\n\t")
 	require.Contains(t, string(example), strings.ReplaceAll(inFunction, "\n\t\n", "\n\n"))
 }
+
+func TestThreatModelNamesTestsThatExist(t *testing.T) {
+	// A boundary whose test went is one that nobody watches.
+	top := filepath.Join("..", "..")
+	page, err := os.ReadFile(filepath.Join(top, "docs", "THREAT_MODEL.md"))
+	require.NoError(t, err)
+	declared := map[string]bool{}
+	err = filepath.WalkDir(top, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		source, err := os.ReadFile(path)
+		for _, m := range regexp.MustCompile(`(?m)^func (Test\w+)\(`).FindAllStringSubmatch(string(source), -1) {
+			declared[m[1]] = true
+		}
+		return err
+	})
+	require.NoError(t, err)
+	named := regexp.MustCompile("`(Test\\w+)`").FindAllStringSubmatch(string(page), -1)
+	require.Greater(t, len(named), 25)
+	for _, m := range named {
+		require.True(t, declared[m[1]], "docs/THREAT_MODEL.md names %s", m[1])
+	}
+	for line := range strings.Lines(string(page)) {
+		if cells := strings.Split(line, "|"); len(cells) == 6 && !strings.Contains(line, "---") && !strings.Contains(line, "| boundary |") {
+			require.Contains(t, cells[4], "`Test", "a boundary without a test: %s", line)
+		}
+	}
+}

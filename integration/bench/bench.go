@@ -254,7 +254,7 @@ func (b *bench) startPod(ctx context.Context, name string, env []string) (*pod, 
 	}
 	n := &pod{addr: addrs[0], data: filepath.Join(b.dir, name)}
 	env = append([]string{
-		"PAIRDB_NODE_ID=bench", "PAIRDB_DATA_DIR=" + n.data, "PAIRDB_SOCKET=" + filepath.Join(b.dir, name+".sock"),
+		"PAIRDB_NODE_ID=bench", "PAIRDB_JOIN=at-once", "PAIRDB_DATA_DIR=" + n.data, "PAIRDB_SOCKET=" + filepath.Join(b.dir, name+".sock"),
 	}, env...)
 	var err error
 	n.process, err = startProcess(b.dir, name, append(env, "PAIRDB_GRPC_ADDR="+addrs[0], "PAIRDB_OPS_ADDR="+addrs[1], "PAIRDB_OPS_PPROF=true"), filepath.Join(b.binaries, "storage-node"))

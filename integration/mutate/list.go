@@ -22,6 +22,7 @@ const (
 	inCache  = node + "cache"
 	inStore  = node + "store"
 	inPicker = node + "picker"
+	inEqual  = node + "antientropy"
 	inMerge  = "libs/compact"
 	inTable  = "libs/sstable"
 	inRecord = "libs/record"
@@ -269,6 +270,13 @@ var mutations = []mutation{
 		pkg:    inBoard, run: "TestLyingWorkersAreRejected",
 	},
 	{
+		name:   "install-content-not-compared",
+		breaks: "A merge is done again, and its content is not compared.",
+		file:   inBoard + "/audit.go",
+		swaps:  []swap{{"want.RangeDeletes == 0 && want.Digest != got.Digest", "false"}},
+		pkg:    inBoard, run: "TestInventedResultsAreRejectedByAnAudit",
+	},
+	{
 		name:   "install-output-not-sealed",
 		breaks: "An output that the worker has still open for writing is verified and installed.",
 		file:   inBoard + "/staging.go",
@@ -307,7 +315,7 @@ var mutations = []mutation{
 		name:   "merge-joins-across-snapshot",
 		breaks: "Versions are joined across a snapshot, which then reads the future or nothing.",
 		file:   inMerge + "/group.go",
-		swaps:  []swap{{"!g.open || s != g.stripe {", "!g.open {"}},
+		swaps:  []swap{{"!g.open || s != g.stripe || old != g.old {", "!g.open || old != g.old {"}},
 		pkg:    inMerge, run: "TestMergeScripts|TestMergeChangesNoReading",
 	},
 	{
@@ -428,5 +436,47 @@ var mutations = []mutation{
 		file:   inStore + "/decision.go",
 		swaps:  []swap{{"d.judge(cur, o.Condition)", "d.judge(d.before, o.Condition)"}},
 		pkg:    inStore, run: "TestConditionsSeeTheOperationsInFrontOfThem",
+	},
+	{
+		name:   "collect-what-replicas-lack",
+		breaks: "A delete is collected by age alone, whatever its replicas have.",
+		file:   inMerge + "/group.go",
+		swaps:  []swap{{"if !g.job.CutsInForce {", "if true {"}},
+		pkg:    inMerge, run: "TestMergeScripts|TestCutsAndDropsTakeWhatTheyNameAndNothingElse",
+	},
+	{
+		name:   "collect-by-the-largest-cut",
+		breaks: "What one replica has is taken for what all have.",
+		file:   inEqual + "/ground.go",
+		swaps:  []swap{{"cut, all = min(cut, f.seq), all && ok", "cut, all = min(cut, f.seq), all || ok"}},
+		pkg:    inEqual, run: "TestACutNeedsEveryReplica",
+	},
+	{
+		name:   "equal-with-a-gone-directory",
+		breaks: "What was equal with a data directory counts for its successor.",
+		file:   inEqual + "/registry.go",
+		swaps:  []swap{{"p.incarnation == kept.incarnation && ", ""}},
+		pkg:    inEqual, run: "TestFactsEndWithWhatTheySpeakOf|TestNoCutExceedsWhatWasRecordedForEveryReplica",
+	},
+	{
+		name:   "equal-before-the-change",
+		breaks: "A comparison that began before a range was lost counts after it.",
+		file:   inEqual + "/registry.go",
+		swaps:  []swap{{"if seq < r.floor || !old.known {", "if !old.known {"}},
+		pkg:    inEqual, run: "TestFactsEndWithWhatTheySpeakOf",
+	},
+	{
+		name:   "cleanup-joins-old-and-new",
+		breaks: "A record that stays is joined with what a cleanup drops.",
+		file:   inMerge + "/group.go",
+		swaps:  []swap{{"t.Seq() <= g.dropTo; !g.open", "false; !g.open"}},
+		pkg:    inMerge, run: "TestMergeScripts|TestCutsAndDropsTakeWhatTheyNameAndNothingElse",
+	},
+	{
+		name:   "cleanup-leaves-the-cache",
+		breaks: "Rows of ranges that were cleaned up stay in the row cache.",
+		file:   inEngine + "/cleanup.go",
+		swaps:  []swap{{"e.rows.Clear(ikey.Seq(e.applied.Load()) + 1)", ""}},
+		pkg:    inEngine, run: "TestCleanupRemovesWhatIsNotOwnedAndNothingElse",
 	},
 }

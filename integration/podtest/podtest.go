@@ -5,6 +5,7 @@ package podtest
 import (
 	"bytes"
 	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -21,17 +22,25 @@ import (
 // tested.
 func Binaries(t testing.TB) string {
 	t.Helper()
-	dir, err := os.Getwd()
+	dir, err := FindBinaries()
 	require.NoError(t, err)
+	return dir
+}
+
+// FindBinaries returns the directory of the built binaries, for what runs before the tests.
+func FindBinaries() (string, error) {
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
 	for dir != "/" {
 		bin := filepath.Join(dir, "bin")
 		if _, err := os.Stat(filepath.Join(bin, "storage-node")); err == nil {
-			return bin
+			return bin, nil
 		}
 		dir = filepath.Dir(dir)
 	}
-	t.Fatal("bin/storage-node is missing: run make build first")
-	return ""
+	return "", errors.New("bin/storage-node is missing: run make build first")
 }
 
 // Log keeps the output of the processes and shows it when the test fails.

@@ -7,7 +7,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
@@ -16,13 +15,11 @@ import (
 	"google.golang.org/grpc/codes"
 	grpcstatus "google.golang.org/grpc/status"
 
+	"github.com/pairdb/pairdb/integration/nemesis"
 	"github.com/pairdb/pairdb/integration/podtest"
 	"github.com/pairdb/pairdb/libs/client"
-	"github.com/pairdb/pairdb/libs/compact"
 	"github.com/pairdb/pairdb/libs/localpod"
 	"github.com/pairdb/pairdb/libs/sidecar"
-	"github.com/pairdb/pairdb/libs/vfs"
-	"github.com/pairdb/pairdb/libs/wire"
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
 	compactionv1 "github.com/pairdb/pairdb/proto/pairdb/compaction/v1"
 )
@@ -61,24 +58,15 @@ func (h *hostile) lease() *compactionv1.Job {
 }
 
 func (h *hostile) output(k *compactionv1.JobKey, index int) string {
-	return filepath.Join(h.pod.DataDir, compact.StagingDir, compact.AttemptName(k.GetId(), k.GetEpoch()), compact.OutputName(index))
+	return nemesis.Output(h.pod.DataDir, k, index)
 }
 
 // work does a job as it should be done and returns the report.
 func (h *hostile) work(j *compactionv1.Job) *compactionv1.CompleteRequest {
 	h.Helper()
-	g, err := wire.GrantFromProto(j)
+	r, err := nemesis.Work(h.Context(), h.pod.DataDir, j)
 	require.NoError(h, err)
-	outs, stats, _, err := compact.Run(h.Context(), g.Job, compact.Env{
-		OpenInput: func(in compact.Input) (vfs.File, error) {
-			return vfs.OS.Open(filepath.Join(h.pod.DataDir, compact.TableDir, compact.TableName(in.Num)))
-		},
-		OpenOutput: func(i int) (vfs.File, error) { return vfs.OS.OpenReadWrite(h.output(j.GetKey(), i)) },
-	})
-	require.NoError(h, err)
-	ps, err := wire.OutputsToProto(outs)
-	require.NoError(h, err)
-	return &compactionv1.CompleteRequest{Key: wire.KeyToProto(g.Key), Outputs: ps, Stats: wire.StatsToProto(stats)}
+	return r
 }
 
 func (h *hostile) complete(r *compactionv1.CompleteRequest) *compactionv1.CompleteResponse {
@@ -140,85 +128,6 @@ func requireIntact(t *testing.T, c *client.Client, stored int) {
 			return
 		}
 	}
-}
-
-// lies are reports that must not be believed. Each changes an honest report, or the files.
-var lies = []struct {
-	name string
-	tell func(h *hostile, j *compactionv1.Job, r *compactionv1.CompleteRequest)
-}{
-	{"another digest", func(_ *hostile, _ *compactionv1.Job, r *compactionv1.CompleteRequest) { r.Outputs[0].Digest++ }},
-	{"other bounds", func(_ *hostile, _ *compactionv1.Job, r *compactionv1.CompleteRequest) {
-		r.Outputs[0].Smallest = slices.Concat([]byte("a"), r.Outputs[0].Smallest)
-	}},
-	{"an output less", func(_ *hostile, _ *compactionv1.Job, r *compactionv1.CompleteRequest) { r.Outputs = r.Outputs[1:] }},
-	{"entries that vanish", func(_ *hostile, _ *compactionv1.Job, r *compactionv1.CompleteRequest) {
-		r.Stats.EntriesIn--
-		r.Stats.EntriesOut--
-	}},
-	{"a truncated file", func(h *hostile, j *compactionv1.Job, r *compactionv1.CompleteRequest) {
-		name := h.output(j.GetKey(), int(r.Outputs[0].Index))
-		require.NoError(h, os.Truncate(name, r.Outputs[0].SizeBytes/2))
-	}},
-	{"garbage of the right size", func(h *hostile, j *compactionv1.Job, r *compactionv1.CompleteRequest) {
-		name := h.output(j.GetKey(), int(r.Outputs[0].Index))
-		require.NoError(h, os.Truncate(name, 0))
-		require.NoError(h, os.Truncate(name, r.Outputs[0].SizeBytes))
-	}},
-	{"an input in the place of an output", func(h *hostile, j *compactionv1.Job, r *compactionv1.CompleteRequest) {
-		in, err := os.ReadFile(filepath.Join(h.pod.DataDir, compact.TableDir, compact.TableName(j.GetInputs()[0].GetNumber())))
-		require.NoError(h, err)
-		require.NoError(h, os.WriteFile(h.output(j.GetKey(), int(r.Outputs[0].Index)), in, 0o660))
-		r.Outputs[0].SizeBytes, r.Outputs[0].Digest = int64(len(in)), j.GetInputs()[0].GetDigest()
-	}},
-	{"an output still open", func(h *hostile, j *compactionv1.Job, r *compactionv1.CompleteRequest) {
-		f, err := os.OpenFile(h.output(j.GetKey(), int(r.Outputs[0].Index)), os.O_RDWR, 0)
-		require.NoError(h, err)
-		h.Cleanup(func() { _ = f.Close() })
-	}},
-}
-
-func TestHostileWorkersChangeNothing(t *testing.T) {
-	// The compactor is another process, of another version, with bugs of its own: nothing that it
-	// says or does may change what the node answers.
-	pods, _ := podtest.Start(t, localpod.Options{Env: small, NoCompactor: true})
-	pod := pods.All()[0]
-	c := podtest.Client(t, pod.Addr, client.Options{})
-	h := newHostile(t, pod)
-	stored := fill(t, c, 0)
-	attempts := 0
-	for _, l := range lies {
-		t.Run(l.name, func(t *testing.T) {
-			h := &hostile{T: t, pod: pod, client: h.client}
-			j := h.lease()
-			r := h.work(j)
-			require.NotEmpty(t, r.GetOutputs())
-			l.tell(h, j, r)
-			v := h.complete(r)
-			if v.GetVerdict() == installed && len(r.GetOutputs()) > 0 && l.name == "an output still open" {
-				require.NotEqual(t, "true", os.Getenv("CI"), "CI must run where files have leases")
-				t.Skip("the file system of temporary directories has no leases: the output was copied")
-			}
-			require.Equal(t, rejected, v.GetVerdict())
-			require.NotEmpty(t, v.GetReason())
-			require.NoFileExists(t, h.output(j.GetKey(), 1), "the attempt is wiped")
-			require.Equal(t, fenced, h.complete(r).GetVerdict(), "its key is of no use any more")
-			attempts++
-
-			// Before the job is given up: an honest worker.
-			if attempts%2 == 0 {
-				good := h.work(h.lease())
-				require.Equal(t, installed, h.complete(good).GetVerdict())
-				require.Equal(t, alreadyInstalled, h.complete(good).GetVerdict())
-				stored = fill(t, c, stored)
-			}
-		})
-	}
-	s := status(t, c)
-	require.GreaterOrEqual(t, s.Compaction.Rejected, int64(attempts))
-	require.Positive(t, s.Compaction.InstalledExternal)
-	require.Zero(t, s.Compaction.Quarantined)
-	requireIntact(t, c, stored)
 }
 
 func TestStalledCrashedAndLateWorkersAreReplaced(t *testing.T) {

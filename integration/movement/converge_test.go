@@ -1,0 +1,93 @@
+package movement
+
+import (
+	"context"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pairdb/pairdb/integration/podtest"
+	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
+	clusterv1 "github.com/pairdb/pairdb/proto/pairdb/cluster/v1"
+	movev1 "github.com/pairdb/pairdb/proto/pairdb/move/v1"
+)
+
+// Coordinators deliver no hints and repair nothing when they read: what a node missed, or is new to it,
+// must come by itself, or it is lost with the next disk.
+func TestNodesConvergeByThemselves(t *testing.T) {
+	c := start(t, 3)
+	var live atomic.Pointer[[]*node] // who is written to, if it owns the key by who is a member
+	var owners atomic.Pointer[func(string) []*node]
+	route := func(nodes []*node, alive []*node) {
+		by := c.by(nodes...)
+		owners.Store(&by)
+		live.Store(&alive)
+	}
+	route(c.nodes, c.nodes)
+	tr := &traffic{c: c, keys: size(20_000, 100_000), perSecond: 300, route: func(key string) []*node {
+		return slices.DeleteFunc(slices.Clone((*owners.Load())(key)), func(n *node) bool { return !slices.Contains(*live.Load(), n) })
+	}}
+	tr.load()
+	down := func(n *node) {
+		n.Halt()
+		for _, o := range *live.Load() {
+			podtest.Eventually(t, joinLimit, o.Name+" sees "+n.Name+" down", func() bool {
+				m, err := c.members(o)
+				return err == nil && m[n.Name].GetLiveness() == clusterv1.Liveness_LIVENESS_DOWN
+			})
+		}
+	}
+
+	away := c.nodes[1]
+	route(c.nodes, c.others(away))
+	tr.begin()
+	down(away)
+	c.back(away)
+	tr.end()
+	tr.comesTo(patience(convergeLimit), "a node was away", c.by(c.nodes...))
+
+	three := c.nodes
+	route(three, three)
+	tr.begin()
+	c.add()
+	c.awaitAt(patience(2*moveLimit), c.nodes, clusterv1.MemberState_MEMBER_STATE_UP, c.nodes...)
+	tr.end()
+	tr.comesTo(patience(convergeLimit), "a node was added", c.by(c.nodes...))
+
+	gone := c.nodes[0]
+	rest := c.others(gone)
+	route(c.nodes, rest)
+	tr.begin()
+	down(gone)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, err := rest[0].admin().RemoveMember(ctx, &adminv1.RemoveMemberRequest{NodeId: gone.Name, Reason: "its disk burnt"})
+	require.NoError(t, err)
+	tr.end()
+	tr.comesTo(patience(convergeLimit), "a node was removed", c.by(rest...))
+
+	replaced := rest[0]
+	route(rest, c.others(gone, replaced))
+	tr.begin()
+	down(replaced)
+	c.replace(replaced)
+	c.awaitAt(patience(2*moveLimit), rest, clusterv1.MemberState_MEMBER_STATE_UP, rest...)
+	tr.end()
+	tr.comesTo(patience(convergeLimit), "a node was replaced", c.by(rest...))
+	// Each replica stamps a write with its own time until they were compared, and the next comparison is an
+	// hour away: it is asked for, and once more, because the first one may end with one of the others before
+	// it has heard something from the next.
+	for _, id := range []string{"at-the-end", "once-more"} {
+		r, err := rest[0].admin().Repair(t.Context(), &adminv1.RepairRequest{Id: id})
+		require.NoError(t, err)
+		for _, m := range r.GetMoves() {
+			require.True(t, c.reached(rest[0], m.GetId(), movev1.State_STATE_RELEASED))
+		}
+	}
+	for _, n := range rest[1:] {
+		c.equal(patience(convergeLimit), everything(), rest[0], n)
+	}
+}

@@ -1,0 +1,192 @@
+package movement
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/pairdb/pairdb/integration/podtest"
+	"github.com/pairdb/pairdb/libs/client"
+	"github.com/pairdb/pairdb/libs/ring"
+	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
+	clusterv1 "github.com/pairdb/pairdb/proto/pairdb/cluster/v1"
+	movev1 "github.com/pairdb/pairdb/proto/pairdb/move/v1"
+)
+
+// through routes a key to one node if it keeps it by the ring, else to its first owner.
+func (c *cluster) through(n *node, nodes ...*node) func(string) []*node {
+	r := c.ring(3, nodes...)
+	return func(key string) []*node {
+		owners := c.owners(r, key)
+		if slices.Contains(owners, n) {
+			return []*node{n}
+		}
+		return owners[:1]
+	}
+}
+
+// heirs routes a key that a node keeps by the ring of nodes to the one that keeps it instead where that node is
+// not, and the others to their first owner: while it leaves, to who has what was written by through; before it
+// joins, to who is to hand it over.
+func (c *cluster) heirs(gone *node, nodes ...*node) func(string) []*node {
+	before := c.by(nodes...)
+	after := c.by(slices.DeleteFunc(slices.Clone(nodes), func(n *node) bool { return n == gone })...)
+	return func(key string) []*node {
+		had := before(key)
+		if !slices.Contains(had, gone) {
+			return had[:1]
+		}
+		return slices.DeleteFunc(slices.Clone(after(key)), func(n *node) bool { return slices.Contains(had, n) })
+	}
+}
+
+// by routes a key to its owners among nodes.
+func (c *cluster) by(nodes ...*node) func(string) []*node {
+	r := c.ring(3, nodes...)
+	return func(key string) (out []*node) {
+		for _, id := range r.Replicas(ring.Token(tenant, key)) {
+			out = append(out, nodes[slices.IndexFunc(nodes, func(n *node) bool { return n.Name == id })])
+		}
+		return out
+	}
+}
+
+// drain asks a node to give everything away.
+func (c *cluster) drain(n *node, r *adminv1.DrainRequest) (*movev1.Drain, error) {
+	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	defer cancel()
+	r.Kind = adminv1.DrainRequest_KIND_DECOMMISSION
+	resp, err := n.admin().Drain(ctx, r)
+	return resp.GetDrain(), err
+}
+
+// drainIs waits for the state of a drain.
+func (c *cluster) drainIs(n *node, id string, s movev1.DrainState) *movev1.Drain {
+	c.t.Helper()
+	var last *adminv1.MovesResponse
+	defer func() {
+		if c.t.Failed() {
+			c.t.Logf("%s was last seen with %v", n.Name, last)
+		}
+	}()
+	var found *movev1.Drain
+	podtest.Eventually(c.t, patience(2*moveLimit), "drain "+id+" is "+s.String(), func() bool {
+		if r, err := c.moves(n, id); err == nil {
+			last = r
+		}
+		for _, d := range last.GetDrains() {
+			if d.GetId() == id {
+				found = d
+			}
+		}
+		return found.GetState() == s
+	})
+	return found
+}
+
+// gaveAway requires that a node refuses every key that it kept by the ring of nodes, and names somebody
+// else.
+func (c *cluster) gaveAway(n *node, nodes ...*node) {
+	c.t.Helper()
+	r := c.ring(3, nodes...)
+	for i := range 100 {
+		if !slices.Contains(c.owners(r, key(i)), n) {
+			continue
+		}
+		_, err := n.client.Get(c.t.Context(), key(i))
+		var e *client.Error
+		require.ErrorAs(c.t, err, &e, key(i))
+		require.Equal(c.t, "NOT_OWNER", e.Reason)
+		require.NotNil(c.t, c.named(e.Metadata["owner_addr"]), "%v", e.Metadata)
+		require.NotEqual(c.t, n.Name, e.Metadata["owner_node_id"])
+		_, err = n.client.Put(c.t.Context(), key(i), []byte("late"))
+		require.ErrorAs(c.t, err, &e)
+		require.Equal(c.t, "NOT_OWNER", e.Reason)
+	}
+}
+
+// A node that leaves takes nothing with it: what it acknowledged, up to the moment at which it named
+// another owner, is there afterwards, and what was deleted is not.
+func TestDrainedNodeLeavesNothingBehind(t *testing.T) {
+	c := start(t, 4, quiet, unhurried)
+	leaving := c.nodes[3]
+	rest := c.others(leaving)
+	tr := &traffic{c: c, keys: size(20_000, 5_000_000), still: size(5_000, 100_000), perSecond: 300, route: c.by(c.nodes...)}
+	tr.load()
+	tr.route = c.through(leaving, c.nodes...)
+	tr.begin()
+	d, err := c.drain(leaving, &adminv1.DrainRequest{Reason: "its rack goes"})
+	require.NoError(t, err)
+	_, err = c.drain(leaving, &adminv1.DrainRequest{Reason: "once more"})
+	if err != nil {
+		refused(t, "DRAIN_EXISTS", err)
+	}
+	d = c.drainIs(leaving, d.GetId(), movev1.DrainState_DRAIN_STATE_COMPLETED)
+	require.Equal(t, d.GetMovesTotal(), d.GetMovesDone())
+	require.Positive(t, d.GetMovesTotal())
+	podtest.Eventually(t, 5*time.Second, "a while of writes after the drain", func() bool { return c.knows(leaving, clusterv1.MemberState_MEMBER_STATE_DRAINED, leaving) })
+	tr.end()
+	c.awaitAt(joinLimit, rest, clusterv1.MemberState_MEMBER_STATE_DRAINED, leaving)
+	c.gaveAway(leaving, c.nodes...)
+	tr.holds(c.heirs(leaving, c.nodes...))
+	tr.settled(c.by(rest...))
+
+	// The others have it without the one that left.
+	leaving.Stop()
+	tr.holds(c.heirs(leaving, c.nodes...))
+}
+
+// A drain that is called off must leave a node that serves as before what it still has; what was already given
+// away is served by who got it, and whoever asks the node is told.
+func TestCancelledDrainLosesNothing(t *testing.T) {
+	// One move after the other, so that some are over and others are not.
+	c := start(t, 4, quiet, "PAIRDB_MIGRATOR_BYTES_PER_SECOND=262144", "PAIRDB_MIGRATOR_MOVES=1")
+	leaving := c.nodes[3]
+	tr := &traffic{c: c, keys: size(10_000, 200_000), perSecond: 200, route: c.by(c.nodes...)}
+	tr.load()
+	tr.route = c.through(leaving, c.nodes...)
+	tr.begin()
+	d, err := c.drain(leaving, &adminv1.DrainRequest{Reason: "by mistake"})
+	require.NoError(t, err)
+	c.awaitAt(joinLimit, c.nodes, clusterv1.MemberState_MEMBER_STATE_DRAINING, leaving)
+	podtest.Eventually(t, patience(moveLimit), "some ranges have a new owner", func() bool {
+		r, err := c.moves(leaving, d.GetId())
+		return err == nil && r.GetDrains()[0].GetMovesDone() > 0
+	})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, err = leaving.admin().CancelMove(ctx, &adminv1.CancelMoveRequest{Id: d.GetId(), Reason: "it stays"})
+	require.NoError(t, err)
+	d = c.drainIs(leaving, d.GetId(), movev1.DrainState_DRAIN_STATE_CANCELLED)
+	require.Less(t, d.GetMovesDone(), d.GetMovesTotal(), "nothing was left to be called off")
+	c.await(clusterv1.MemberState_MEMBER_STATE_UP, c.nodes...)
+	tr.end()
+
+	serves := map[string][]*node{} // who answers for each key
+	kept, given := 0, 0
+	for i := range tr.keys {
+		k := key(i)
+		if serves[k] = tr.route(k); serves[k][0] != leaving {
+			continue
+		}
+		kept++
+		if _, err := leaving.client.Get(t.Context(), k); err != nil {
+			var e *client.Error
+			require.ErrorAs(t, err, &e)
+			require.Equal(t, "NOT_OWNER", e.Reason)
+			owner := c.named(e.Metadata["owner_addr"])
+			require.NotNil(t, owner, "%v", e.Metadata)
+			serves[k] = []*node{owner}
+			kept--
+			given++
+		}
+	}
+	fmt.Printf("%s: %d keys are served by the node still, %d by others\n", t.Name(), kept, given)
+	require.Positive(t, kept)
+	require.Positive(t, given)
+	tr.holds(func(key string) []*node { return serves[key] })
+}
