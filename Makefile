@@ -4,8 +4,8 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
-MODULES  := proto libs libs/client libs/localpod services services/storage-node/bench integration
-BINARIES := storage-node compactor pairctl
+MODULES  := proto libs libs/client libs/localpod libs/tracing services services/storage-node/bench integration
+BINARIES := storage-node compactor migrator health-agent pairctl
 VERSION  := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS  := -s -w -X github.com/pairdb/pairdb/libs/service.Version=$(VERSION)
 TOOLS    := $(CURDIR)/.tools/bin
@@ -45,12 +45,18 @@ test: lint test-unit test-integration ## everything that must pass before a land
 
 .PHONY: test-unit
 test-unit: ## tests of all packages, short campaigns included
-	@for m in proto libs libs/client libs/localpod services; do (cd $$m && go test -timeout 12m ./...); done
+	@for m in proto libs libs/client libs/localpod libs/tracing services; do (cd $$m && go test -timeout 12m ./...); done
 	@cd $(BENCH) && go test -timeout 12m -tags "$(BENCHTAGS)" ./...
 
 .PHONY: test-integration
 test-integration: build ## black-box tests of the built binaries
-	@cd integration && go test -count=1 -timeout 12m ./...
+	@cd integration && go test -count=1 -timeout 30m $$(go list ./... | grep -v /kubetest$$)
+
+# A `kube` script beside the repository, if there is one.
+export KUBE_BOX ?= $(realpath ../shared/kube/kube)
+.PHONY: test-kube
+test-kube: ## a cluster on a real Kubernetes under load, and docs/DEPLOYMENT.md word for word (SHORT=1: the short form; ARGS)
+	@./integration/scripts/test-kube $(ARGS)
 
 # Campaigns that repeat one goroutine's work many thousand times: slow under the race detector, and
 # nothing for it to find. Allocations are not counted under it: it makes some of its own.
@@ -58,7 +64,7 @@ CAMPAIGNS := $(CRASH)|EngineEqualsModel|Allocat
 
 .PHONY: test-race
 test-race: ## the unit tests under the race detector, without the campaigns
-	@for m in libs libs/client libs/localpod services; do (cd $$m && go test -race -short -timeout 30m -skip '$(CAMPAIGNS)' ./...); done
+	@for m in libs libs/client libs/localpod libs/tracing services; do (cd $$m && go test -race -short -timeout 30m -skip '$(CAMPAIGNS)' ./...); done
 
 .PHONY: test-coverage
 test-coverage: ## coverage of libs and services, into coverage/
@@ -94,6 +100,34 @@ properties-long: ## long form of the properties of causality: CHECKS cases each
 	@cd libs && go test -count=1 -timeout 24h -v ./causal -rapid.checks=$(CHECKS)
 	@cd services && go test -count=1 -timeout 24h -v -run '$(PROPERTIES)' ./storage-node/internal/store -rapid.checks=$(CHECKS)
 
+.PHONY: crash-syscalls
+crash-syscalls: build ## kill the real processes before every system call of their write path, and fail these (needs strace)
+	@cd integration && PAIRDB_LONG=1 go test -count=1 -timeout 4h -v -run 'SystemCall|InjectedErrors' ./crash
+
+# The program that cuts the power of a guest: docs/TESTING.md says what it is asked.
+ifneq ($(wildcard ../shared/powercut/powercut),)
+export POWERCUT ?= $(abspath ../shared/powercut/powercut)
+endif
+
+.PHONY: power
+power: build ## real power cuts on ext4, xfs and btrfs, 20 each (needs POWERCUT, root)
+	@[ -n "$$POWERCUT" ] || { echo "POWERCUT must be the path of a program that cuts the power: docs/TESTING.md"; exit 1; }
+	@cd integration && PAIRDB_LONG=1 go test -count=1 -timeout 6h -v ./power
+
+.PHONY: nats-away
+nats-away: build ## NATS is away for a minute under load
+	@cd integration && PAIRDB_LONG=1 go test -count=1 -v -run NATSGoesAway ./events
+
+.PHONY: movement-long
+movement-long: build ## data moves between pods: full sizes, every death at every step
+	@cd integration && PAIRDB_LONG=1 go test -count=1 -timeout 8h -v ./movement
+
+DURATION ?= 3m
+.PHONY: robust
+robust: build ## clusters under traffic and faults, judged: DURATION=3m SEED=n KINDS=list (root, strace, iptables)
+	@cd integration && PAIRDB_ROBUST_DURATION=$(DURATION) PAIRDB_ROBUST_SEED=$(SEED) PAIRDB_ROBUST_KINDS='$(KINDS)' \
+	  go test -count=1 -timeout 24h -v -run 'UnderNemesis' ./robustness
+
 FUZZTIME ?= 5m
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME
@@ -102,6 +136,10 @@ fuzz: ## run every fuzz target for FUZZTIME
 .PHONY: mutate
 mutate: ## break durability on purpose, one mutation at a time, and report which test notices
 	@./integration/scripts/mutate
+
+.PHONY: model
+model: ## every order of events of a hand-over, by Spin, and that it finds the errors made on purpose (needs spin, gcc)
+	@./integration/scripts/model $(ARGS)
 
 .PHONY: bench
 bench: ## Go benchmarks of the engine and its parts
@@ -147,6 +185,19 @@ bench-memory: build ## memory of the node while it takes 10 million records, 600
 bench-tenants: ## what a tenant within its quota notices of one that is over it: p99 of both, and their ratio
 	@cd services && BENCH_TENANTS=1 go test -count=1 -timeout 5m -run NoisyNeighbour -v ./storage-node/internal/node | grep -v '^==='
 
+MONITORING := deploy/monitoring
+
+.PHONY: monitor
+monitor: ## a Prometheus with our alerts on the local pod of `make run` (needs prometheus)
+	@./integration/scripts/monitor $(DIR)
+
+.PHONY: monitoring-check
+monitoring-check: ## check alerts, their tests and the scrape configuration (needs promtool)
+	@command -v promtool >/dev/null || { echo "promtool is missing: apt-get install prometheus"; exit 1; }
+	@promtool check rules $(MONITORING)/alerts/*.yaml
+	@promtool test rules $(MONITORING)/tests/*.yaml
+	@promtool check config --syntax-only $(MONITORING)/prometheus.yaml
+
 .PHONY: proto
 proto: $(TOOLS)/protoc-gen-go ## generate Go from proto/ (needs protoc)
 	@command -v protoc >/dev/null || { echo "protoc is missing: apt-get install protobuf-compiler"; exit 1; }
@@ -171,11 +222,31 @@ $(TOOLS)/protoc-gen-go $(TOOLS)/staticcheck: .tools/go.mod .tools/go.sum
 	@touch $(TOOLS)/*
 
 .PHONY: docs
-docs: ## generate the reference pages in docs/
+docs: ## generate the reference pages in docs/; one package after the other where they share a page
 	@cd libs && go test -count=1 ./service -run 'Configuration|ExitCode' -update >/dev/null
-	@cd services && go test -count=1 ./storage-node/internal/config ./compactor/internal/config -run 'Configuration|ExitCode' -update >/dev/null
-	@cd services && go test -count=1 ./storage-node/internal/server -run ErrorsPage -update >/dev/null
+	@cd libs && go test -count=1 ./event -run EventsPage -update >/dev/null
+	@cd services && go test -count=1 -p 1 ./health-agent/internal/command ./migrator/internal/command -run EventsPage -update >/dev/null
+	@cd services && go test -count=1 -p 1 ./storage-node/internal/config ./compactor/internal/config ./migrator/internal/config ./health-agent/internal/config -run 'Configuration|ExitCode' -update >/dev/null
+	@cd services && go test -count=1 ./storage-node/internal/server -run 'ErrorsPage|RolesPage' -update >/dev/null
+	@cd services && go test -count=1 -p 1 ./storage-node/internal/node ./compactor/internal/worker ./migrator ./health-agent -run MetricsPage -update >/dev/null
 	@cd integration && go test -count=1 ./arch -run OptionsPage -update >/dev/null
+	@cd integration && go test -count=1 ./monitoring -run DashboardsAreCurrent -update >/dev/null
+	@cd integration && go test -count=1 ./deploytest -run RulesOfTheComponent -update >/dev/null
+
+.PHONY: sbom
+sbom: build ## bills of materials of the binaries (CycloneDX) into bin/sbom/
+	@cd integration && go run ./supply/sbom '$(VERSION)' ../bin/sbom $(BINARIES:%=../bin/%)
+
+# Where the Go vulnerability database is.
+VULNDB ?= https://vuln.go.dev
+
+.PHONY: vuln
+vuln: build $(TOOLS)/govulncheck ## known vulnerabilities in the binaries (needs the database: VULNDB=url, file:// too)
+	@for b in $(BINARIES); do $(TOOLS)/govulncheck -db '$(VULNDB)' -mode binary bin/$$b; done
+
+$(TOOLS)/govulncheck: .tools/vuln/go.mod .tools/vuln/go.sum
+	@cd .tools/vuln && GOWORK=off go build -o ../bin/ golang.org/x/vuln/cmd/govulncheck
+	@touch $@
 
 .PHONY: fmt
 fmt: ## format all Go files
@@ -186,12 +257,46 @@ lint: $(TOOLS)/staticcheck ## formatting, go vet, staticcheck
 	@bad=$$(gofmt -l $$(git ls-files '*.go' ':!*.pb.go')); \
 	  if [ -n "$$bad" ]; then echo "not formatted (make fmt):"; echo "$$bad"; exit 1; fi
 	@for m in $(MODULES); do (cd $$m && go vet ./...); done
-	@for m in libs libs/client libs/localpod services $(BENCH) integration; do (cd $$m && $(TOOLS)/staticcheck ./...); done
+	@for m in libs libs/client libs/localpod libs/tracing services $(BENCH) integration; do (cd $$m && $(TOOLS)/staticcheck ./...); done
 	@cd integration/bench && GOWORK=off go vet ./... && GOWORK=off $(TOOLS)/staticcheck ./...
 
-.PHONY: docker-build
-docker-build: build ## container images pairdb/<binary> of the built binaries
-	@for b in $(BINARIES); do docker build -q -f deploy/docker/Dockerfile --build-arg BINARY=$$b -t pairdb/$$b:$(VERSION) bin; done
+# What images are made of: IMAGES/linux_ARCH/BINARY. Each file has the time of the commit, so that two
+# builds of one commit have equal layers.
+IMAGES   ?= bin/images
+ARCH     ?= $(shell go env GOARCH)
+ARCHS    ?= $(ARCH)
+REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+EPOCH    := $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+.PHONY: image-binaries
+image-binaries: ## static binaries for images, in IMAGES/linux_ARCH: ARCHS="amd64 arm64"
+	@for a in $(ARCHS); do \
+	  out='$(abspath $(IMAGES))'/linux_$$a; mkdir -p "$$out"; \
+	  (cd services && for b in $(BINARIES); do CGO_ENABLED=0 GOWORK=off GOARCH=$$a GOOS=linux go build -trimpath -ldflags '$(LDFLAGS)' -o "$$out/$$b" ./$$b; done); \
+	  (cd integration && CGO_ENABLED=0 GOWORK=off GOARCH=$$a GOOS=linux go build -trimpath -ldflags '-s -w' -o "$$out/nats-server" github.com/nats-io/nats-server/v2); \
+	  chmod 0755 "$$out"/*; touch -d @$(EPOCH) "$$out"/*; \
+	done
+
+# With BUILDER, an image with Go and make, it compiles in a container (needs BuildKit), else on the host.
+.PHONY: images
+images: $(if $(BUILDER),image-binaries-in-container,image-binaries) ## container images pairdb/BINARY:VERSION and :dev (BUILDER=golang:1.26 compiles in a container)
+	@for t in $(BINARIES) nats; do \
+	  docker build -q -f deploy/docker/Dockerfile --target $$t --build-arg TARGETARCH=$(ARCH) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
+	    -t pairdb/$$t:$(VERSION) -t pairdb/$$t:dev $(IMAGES) >/dev/null; echo pairdb/$$t:$(VERSION); done
+
+.PHONY: image-binaries-in-container
+image-binaries-in-container:
+	@SOURCE_DATE_EPOCH=$(EPOCH) docker build -f deploy/docker/Dockerfile --target binaries --build-arg BUILDER=$(BUILDER) \
+	  --build-arg ARCHS='$(ARCHS)' --build-arg VERSION=$(VERSION) --output $(IMAGES) .
+
+# For several architectures at once, to a registry: needs docker buildx.
+REGISTRY ?= pairdb
+.PHONY: images-push
+images-push: ## images for amd64 and arm64, pushed to REGISTRY/BINARY:VERSION (needs docker buildx)
+	@$(MAKE) image-binaries ARCHS="amd64 arm64"
+	@for t in $(BINARIES); do \
+	  SOURCE_DATE_EPOCH=$(EPOCH) docker buildx build -f deploy/docker/Dockerfile --target $$t --platform linux/amd64,linux/arm64 \
+	    --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) -t $(REGISTRY)/$$t:$(VERSION) --push $(IMAGES); done
 
 .PHONY: clean
 clean: ## remove what the build and the tests made (the local pod's data stays)
