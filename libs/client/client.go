@@ -38,6 +38,9 @@ type Options struct {
 	// TLS encrypts the connection, checks the node and shows it who the client is; nil: plaintext.
 	// TLSFromFiles makes one. Other credentials can be among DialOptions instead.
 	TLS *tls.Config
+	// Token returns what says that the client may read or write the tenant, for nodes that ask for that beside
+	// a certificate; it is called for each call and must be quick. TokenFromFile makes one. Nil: none is sent.
+	Token func(ctx context.Context) (string, error)
 	// DialOptions are added to the client's own: interceptors, the handler of a tracer.
 	DialOptions []grpc.DialOption
 }
@@ -80,6 +83,9 @@ func New(addr string, o Options) (*Client, error) {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 		grpc.WithInitialWindowSize(1 << 20),
 		grpc.WithInitialConnWindowSize(4 << 20),
+	}
+	if o.Token != nil {
+		dial = append(dial, grpc.WithPerRPCCredentials(bearer(o.Token)))
 	}
 	conn, err := grpc.NewClient(addr, append(dial, o.DialOptions...)...)
 	if err != nil {

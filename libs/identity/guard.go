@@ -67,6 +67,19 @@ func (g *Guard) refuse(ctx context.Context, method string, id Identity, code cod
 	return status.Error(code, text)
 }
 
+// Refused counts and logs a call that was turned away by something else than a Guard, as a Guard does. Without
+// certificates (nil) it does nothing.
+func (s *Source) Refused(ctx context.Context, method, why string) {
+	if s == nil {
+		return
+	}
+	var id Identity
+	if p, ok := PeerFrom(ctx); ok {
+		id = p.Identity
+	}
+	s.refusals.call(ctx, s.log, method, id, why)
+}
+
 // Unary refuses calls that the table does not allow.
 func (g *Guard) Unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	if err := g.check(ctx, info.FullMethod); err != nil {

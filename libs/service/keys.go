@@ -84,6 +84,8 @@ var Keys = []string{
 	"PAIRDB_TLS_CA",                      // all
 	"PAIRDB_TLS_CERT",                    // all
 	"PAIRDB_TLS_KEY",                     // all
+	"PAIRDB_TOKEN_FILE",                  // pairctl
+	"PAIRDB_TOKEN_KEYS",                  // storage-node
 	"PAIRDB_VIRTUAL_NODES",               // storage-node
 	"PAIRDB_ZONE",                        // health-agent
 }

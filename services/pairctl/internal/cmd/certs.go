@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -33,6 +34,12 @@ func (a *app) dial(addr string, o client.Options) (*client.Client, error) {
 		if a.serverName != "" {
 			o.DialOptions = append(o.DialOptions, grpc.WithAuthority(a.serverName))
 		}
+	}
+	if a.tokenFile != "" {
+		if !a.tls.Enabled() {
+			return nil, errors.New("--token-file needs --tls-cert, --tls-key and --tls-ca: a token is not sent in the clear")
+		}
+		o.Token = client.TokenFromFile(a.tokenFile)
 	}
 	return client.New(addr, o)
 }

@@ -41,6 +41,7 @@ type app struct {
 	addr, tenant, output string
 	tls                  identity.Files
 	serverName           string
+	tokenFile            string
 }
 
 var (
@@ -143,6 +144,10 @@ func hintFor(err error) string {
 		return "that passes: try again; `pairctl moves` shows what goes on"
 	case client.MaybeApplied(err):
 		return "`pairctl get` shows whether it was; with --idempotency-key the same command can be repeated safely"
+	case client.Reason(err) == "TOKEN_INVALID":
+		return "--token-file or PAIRDB_TOKEN_FILE names yours; whoever has the key makes one with `pairctl token issue`"
+	case client.Reason(err) == "TOKEN_NOT_GRANTED":
+		return "`pairctl token issue` makes one that says more"
 	case client.Code(err) == codes.PermissionDenied:
 		return "docs/ROLES.md says which role may do that; `pairctl certs` makes development certificates, --tls-cert names one"
 	case client.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "server preface"), client.Code(err) == codes.Unavailable && strings.Contains(err.Error(), "certificate"):
@@ -208,13 +213,14 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 not found, 4 invalid input, 6 nod
 	f.StringVar(&a.tls.TLSKey, "tls-key", os.Getenv("PAIRDB_TLS_KEY"), "file with its key (PAIRDB_TLS_KEY)")
 	f.StringVar(&a.tls.TLSCA, "tls-ca", os.Getenv("PAIRDB_TLS_CA"), "file with the authorities that nodes are checked against (PAIRDB_TLS_CA)")
 	f.StringVar(&a.serverName, "tls-server-name", "", "name in the node's certificate, where --addr is another: a forwarded port")
+	f.StringVar(&a.tokenFile, "token-file", os.Getenv("PAIRDB_TOKEN_FILE"), "file with the token that says what you may do with keys, if the node asks for one (PAIRDB_TOKEN_FILE)")
 	root.AddCommand(
 		a.putCmd(), a.getCmd(), a.deleteCmd(), a.scanCmd(), a.countCmd(), a.watchCmd(),
 		a.importCmd(), a.exportCmd(),
 		a.statusCmd(), a.flushCmd(), a.compactCmd(), a.verifyCmd(), a.tablesCmd(), a.snapshotCmd(), a.tenantsCmd(),
 		a.movesCmd(), a.drainCmd(), a.replicateCmd(), a.repairCmd(), a.cancelCmd(), a.finishCmd(), a.resumeCmd(), a.cleanupCmd(), a.rangesCmd(),
 		a.membersCmd(), a.eventsCmd(), a.commandCmd(), a.hotCmd(), a.logLevelCmd(),
-		a.devCmd(), a.certsCmd(),
+		a.devCmd(), a.certsCmd(), a.tokenCmd(),
 	)
 	return root
 }

@@ -22,6 +22,8 @@ type Config struct {
 	event.Config
 	identity.Files
 
+	TokenKeys string `envconfig:"PAIRDB_TOKEN_KEYS" optional:"true" unit:"path" desc:"File with public keys (PEM, Ed25519). With it, clients need a token that was signed with one of them, beside their certificate, and may do what it says; coordinators do not. Needs PAIRDB_TLS_CERT. Read again when it changes."`
+
 	DataDir   string `envconfig:"PAIRDB_DATA_DIR" default:"/var/lib/pairdb" unit:"directory" desc:"Directory that the node owns: commit log, tables, manifest, snapshots."`
 	NodeID    string `envconfig:"PAIRDB_NODE_ID" optional:"true" unit:"name" desc:"Name of the node, unique in the cluster, the same for ever for a data directory; the host name when not set."`
 	ClusterID string `envconfig:"PAIRDB_CLUSTER_ID" default:"pairdb" unit:"name" desc:"Name of the cluster; a data directory of another cluster is refused."`
@@ -120,6 +122,9 @@ func (c *Config) Validate() error {
 	var p service.Problems
 	c.Check(&p)
 	c.CheckTLS(&p)
+	if c.TokenKeys != "" && !c.Enabled() {
+		p.Addf("PAIRDB_TOKEN_KEYS", "is set without PAIRDB_TLS_CERT: tokens would travel in the clear, and nobody would know who is a coordinator")
+	}
 	c.CheckNATS(&p)
 	if c.DataDir == "" || !filepath.IsAbs(c.DataDir) && !filepath.IsLocal(c.DataDir) {
 		p.Addf("PAIRDB_DATA_DIR", "%q is not a directory name", c.DataDir)

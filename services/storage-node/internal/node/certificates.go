@@ -10,6 +10,7 @@ import (
 
 	pki "github.com/pairdb/pairdb/libs/identity"
 	"github.com/pairdb/pairdb/libs/service"
+	"github.com/pairdb/pairdb/libs/token"
 	"github.com/pairdb/pairdb/services/storage-node/internal/config"
 	"github.com/pairdb/pairdb/services/storage-node/internal/server"
 )
@@ -33,6 +34,18 @@ func openCertificates(cfg *config.Config, rt *service.Runtime, log *slog.Logger,
 		return nil, service.WithExitCode(service.ExitUsage, fmt.Errorf("PAIRDB_TLS_CERT: the certificate is of the cluster %s, PAIRDB_CLUSTER_ID is %s", id.Cluster, cfg.ClusterID))
 	}
 	return s, nil
+}
+
+// openTokens opens the keys of tokens, if clients need any.
+func openTokens(cfg *config.Config) (*token.Keys, error) {
+	if cfg.TokenKeys == "" {
+		return nil, nil
+	}
+	keys, err := token.Open(cfg.TokenKeys, cfg.ClusterID)
+	if err != nil {
+		return nil, service.WithExitCode(service.ExitUsage, err)
+	}
+	return keys, nil
 }
 
 // warnings are what is wrong with a configuration that is served all the same.

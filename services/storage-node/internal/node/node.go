@@ -22,6 +22,7 @@ import (
 
 	pki "github.com/pairdb/pairdb/libs/identity"
 	"github.com/pairdb/pairdb/libs/service"
+	"github.com/pairdb/pairdb/libs/token"
 	"github.com/pairdb/pairdb/libs/vfs"
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/announce"
@@ -61,6 +62,7 @@ type Node struct {
 	hot        *hot.Tracker
 	// certificates are those of the TCP ports; nil: they do not speak TLS.
 	certificates *pki.Source
+	tokens       *token.Keys // nil: clients need none
 
 	tcp      net.Listener
 	ops      *service.Ops
@@ -96,6 +98,9 @@ func New(cfg *config.Config, rt *service.Runtime, fsys vfs.FS) (*Node, error) {
 	if n.certificates, err = openCertificates(cfg, rt, n.log, labels); err != nil {
 		return nil, err
 	}
+	if n.tokens, err = openTokens(cfg); err != nil {
+		return nil, err
+	}
 	if n.publish, err = newPublish(cfg, rt, n.log, metered, &n.state); err != nil {
 		return nil, err
 	}
@@ -116,6 +121,7 @@ func New(cfg *config.Config, rt *service.Runtime, fsys vfs.FS) (*Node, error) {
 		ID: cfg.NodeID, Version: rt.Build.Version, Started: n.started, State: n.state.get,
 		Health: func() (bool, []string) { n.refresh(); return n.state.health(time.Now()) },
 		Vitals: n.vitals, Sidecars: n.sidecars, Events: n.publish.out, Level: rt.Level, Warnings: warnings(cfg),
+		Tokens: n.tokens, Refused: n.certificates.Refused,
 	})
 	rt.Metrics.MustRegister(newLoadCollector(labels, &n.loads, n.server.PipelineWrites))
 	n.grpc = n.server.GRPC(n.serverOptions(&n.loads.tcp), n.health, append(n.tcpOptions(), grpc.WaitForHandlers(true))...)

@@ -34,7 +34,7 @@ type state struct {
 	events string
 	// members are problems with the map of the cluster.
 	members []service.Reason
-	// certificate says why the files of the node's certificate are not used; empty when they are.
+	// certificate says why the files of the node's certificate, or those of tokens, are not used; empty when they are.
 	certificate string
 	// moves says why the list of moves can't be read; empty when it can.
 	moves string

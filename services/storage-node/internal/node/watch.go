@@ -266,6 +266,11 @@ func (n *Node) refresh() (compactors int, heard time.Time) {
 	if n.certificates != nil {
 		certificate = n.certificates.Problem()
 	}
+	if n.tokens != nil && certificate == "" {
+		if err := n.tokens.Problem(); err != nil {
+			certificate = err.Error() + "; the keys before stay in use"
+		}
+	}
 	n.state.set(func(s *state) { s.events, s.certificate = events, certificate })
 	n.withEngine(func(e *engine.Engine) {
 		compactors, heard = e.Board().Compactors()

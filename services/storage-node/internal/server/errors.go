@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/pairdb/pairdb/libs/event"
+	"github.com/pairdb/pairdb/libs/token"
 	"github.com/pairdb/pairdb/libs/vfs"
 	datav1 "github.com/pairdb/pairdb/proto/pairdb/data/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
@@ -201,6 +202,10 @@ var table = []row{
 	{err: context.DeadlineExceeded, code: codes.DeadlineExceeded, reason: "DEADLINE_EXCEEDED",
 		when: "The deadline passed. A write may have been made."},
 
+	{err: token.ErrInvalid, code: codes.Unauthenticated, reason: "TOKEN_INVALID",
+		when: "The node asks clients for tokens (`PAIRDB_TOKEN_KEYS`), and none that counts was sent: it is missing, over, of another cluster, or signed with a key that the node does not know. Ask for a new one."},
+	{err: token.ErrNotGranted, code: codes.PermissionDenied, reason: "TOKEN_NOT_GRANTED",
+		when: "The token that was sent does not allow to do this with keys of this tenant."},
 	{err: errMalformed, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_MESSAGE",
 		when: "The message can't be parsed, or has more than the 4 MiB of `storage.StorageNodeService`."},
 	{err: errLimit, code: codes.InvalidArgument, reason: "INVALID_ARGUMENT_BATCH"},

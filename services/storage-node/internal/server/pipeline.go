@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/pairdb/pairdb/libs/token"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/hot"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
@@ -66,6 +67,8 @@ type pipeline struct {
 	observe func(Pipelined) // may be nil
 	hot     *hot.Tracker    // may be nil
 	call    *call           // may be nil
+	// may is why an operation on keys of a tenant is refused, or nil.
+	may func(tenant string, v token.Verbs) error
 	// done delivers why the stream is over: from the receiver, and from an acknowledger that crashed.
 	done chan error
 
@@ -104,6 +107,11 @@ type submission struct {
 
 // Pipeline serves one stream of operations.
 func (g storageService) Pipeline(stream grpc.BidiStreamingServer[storagev1.PipelineRequest, storagev1.PipelineResponse]) error {
+	grant, err := g.s.grant(stream.Context())
+	if err != nil {
+		g.s.refused(stream.Context(), err)
+		return err
+	}
 	b, err := g.s.backend()
 	if err != nil {
 		return err
@@ -111,6 +119,7 @@ func (g storageService) Pipeline(stream grpc.BidiStreamingServer[storagev1.Pipel
 	p := &pipeline{
 		ctx: stream.Context(), stream: stream, store: b.Store, writes: b.writes, observe: b.Pipelined, done: make(chan error, 2),
 		hot: b.Hot, call: callFrom(stream.Context()),
+		may: func(tenant string, v token.Verbs) error { return g.s.allows(stream.Context(), grant, tenant, v) },
 	}
 	p.changed.L, p.work.L = &p.mu, &p.mu
 	acked := make(chan struct{})
@@ -308,7 +317,11 @@ func (p *pipeline) handle(message []byte) error {
 			continue
 		}
 		before := out.len()
-		res, err := p.store.Read(reads, in.tenant, in.op.Key, in.buf)
+		var res store.ReadResult
+		err := p.may(in.tenant, token.Read)
+		if err == nil {
+			res, err = p.store.Read(reads, in.tenant, in.op.Key, in.buf)
+		}
 		if err == nil {
 			p.hot.Read(in.tenant, in.op.Key, len(res.Value))
 			in.buf = reusable(res.Buf)
@@ -359,7 +372,9 @@ func (p *pipeline) submit(note *message) error {
 		return err
 	}
 	results := in.results()
-	last.pending, err = p.store.Submit(ctx, store.BatchWriteRequest{Tenant: in.tenant, Ops: in.ops, OmitClocks: in.omitClocks}, results)
+	if err = p.may(in.tenant, token.Write); err == nil {
+		last.pending, err = p.store.Submit(ctx, store.BatchWriteRequest{Tenant: in.tenant, Ops: in.ops, OmitClocks: in.omitClocks}, results)
+	}
 	out, first := newAnswers(), 0
 	for i := range results {
 		before := out.len()

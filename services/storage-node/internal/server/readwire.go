@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/pairdb/pairdb/libs/token"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 )
@@ -57,7 +58,7 @@ func encodedHandler[Req any](method string, f func(storageService, context.Conte
 }
 
 func (g storageService) read(ctx context.Context, r *storagev1.ReadRequest) (*Encoded, error) {
-	b, err := g.s.backend()
+	b, err := g.open(ctx, r.GetTenant(), token.Read)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +75,7 @@ func (g storageService) read(ctx context.Context, r *storagev1.ReadRequest) (*En
 }
 
 func (g storageService) batchRead(ctx context.Context, r *storagev1.BatchReadRequest) (*Encoded, error) {
-	b, err := g.s.backend()
+	b, err := g.open(ctx, r.GetTenant(), token.Read)
 	if err != nil {
 		return nil, err
 	}

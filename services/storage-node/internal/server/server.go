@@ -19,6 +19,7 @@ import (
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
 
+	"github.com/pairdb/pairdb/libs/token"
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/antientropy"
 	"github.com/pairdb/pairdb/services/storage-node/internal/hot"
@@ -86,6 +87,9 @@ type Node struct {
 	// Warnings are told by Status with what is degraded: they are of the configuration, and nothing that
 	// an alert should wait for.
 	Warnings []string
+	// Tokens checks those of clients; nil: nobody needs one. Refused is told whom it turned away; nil: nobody is.
+	Tokens  *token.Keys
+	Refused func(ctx context.Context, method, why string)
 	// Level is from which level on the node logs; nil: it can't be changed.
 	Level *slog.LevelVar
 }

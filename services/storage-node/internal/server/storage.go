@@ -8,6 +8,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/pairdb/pairdb/libs/ring"
+	"github.com/pairdb/pairdb/libs/token"
 	datav1 "github.com/pairdb/pairdb/proto/pairdb/data/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
@@ -20,7 +21,7 @@ type storageService struct {
 }
 
 func (g storageService) Write(ctx context.Context, r *storagev1.WriteRequest) (*storagev1.WriteResponse, error) {
-	b, err := g.s.backend()
+	b, err := g.open(ctx, r.GetTenant(), token.Write)
 	if err != nil {
 		return nil, err
 	}
@@ -39,7 +40,7 @@ func (g storageService) Write(ctx context.Context, r *storagev1.WriteRequest) (*
 }
 
 func (g storageService) Delete(ctx context.Context, r *storagev1.DeleteRequest) (*storagev1.DeleteResponse, error) {
-	b, err := g.s.backend()
+	b, err := g.open(ctx, r.GetTenant(), token.Write)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +58,7 @@ func (g storageService) Delete(ctx context.Context, r *storagev1.DeleteRequest) 
 }
 
 func (g storageService) Repair(ctx context.Context, r *storagev1.RepairRequest) (*storagev1.RepairResponse, error) {
-	b, err := g.s.backend()
+	b, err := g.open(ctx, r.GetRecord().GetTenant(), token.Write)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +73,7 @@ func (g storageService) Repair(ctx context.Context, r *storagev1.RepairRequest) 
 }
 
 func (g storageService) BatchWrite(ctx context.Context, r *storagev1.BatchWriteRequest) (*storagev1.BatchWriteResponse, error) {
-	b, err := g.s.backend()
+	b, err := g.open(ctx, r.GetTenant(), token.Write)
 	if err != nil {
 		return nil, err
 	}
@@ -106,7 +107,7 @@ func (g storageService) BatchWrite(ctx context.Context, r *storagev1.BatchWriteR
 }
 
 func (g storageService) GetKeyRange(ctx context.Context, r *storagev1.GetKeyRangeRequest) (*storagev1.GetKeyRangeResponse, error) {
-	b, err := g.s.backend()
+	b, err := g.open(ctx, r.GetTenant(), token.Read)
 	if err != nil {
 		return nil, err
 	}
@@ -127,10 +128,11 @@ func (g storageService) GetKeyRange(ctx context.Context, r *storagev1.GetKeyRang
 }
 
 func (g storageService) StreamKeys(r *storagev1.StreamKeysRequest, stream grpc.ServerStreamingServer[storagev1.StreamKeysResponse]) error {
-	b, err := g.s.backend()
+	b, ctx, end, err := g.openStream(stream.Context(), r.GetTenant())
 	if err != nil {
 		return err
 	}
+	defer end()
 	hashes := r.GetHashRanges().GetRanges()
 	hashes = hashes[:min(len(hashes), store.MaxHashRanges+1)] // the store refuses the one too many
 	if _, ok := r.GetWhat().(*storagev1.StreamKeysRequest_HashRanges); ok && len(hashes) == 0 {
@@ -141,7 +143,7 @@ func (g storageService) StreamKeys(r *storagev1.StreamKeysRequest, stream grpc.S
 		ranges[i] = ring.HashRange{Start: h.GetStart(), End: h.GetEnd()}
 	}
 	out := sender[storagev1.StreamKeysResponse]{stream: stream, limit: g.s.stall}
-	return b.Store.Stream(stream.Context(), store.StreamRequest{
+	return whileGranted(ctx, b.Store.Stream(ctx, store.StreamRequest{
 		Tenant: r.GetTenant(), Start: r.GetRange().GetStart(), End: r.GetRange().GetEnd(), HashRanges: ranges,
 		Cursor: r.GetCursor(), IncludeTombstones: r.GetIncludeTombstones(),
 	}, func(c store.Chunk) error {
@@ -150,16 +152,17 @@ func (g storageService) StreamKeys(r *storagev1.StreamKeysRequest, stream grpc.S
 			msg.Records[i] = recordToProto(r.GetTenant(), rec.Key, rec.Siblings)
 		}
 		return out.send(msg)
-	})
+	}))
 }
 
 func (g storageService) Watch(r *storagev1.WatchRequest, stream grpc.ServerStreamingServer[storagev1.WatchResponse]) error {
-	b, err := g.s.backend()
+	b, ctx, end, err := g.openStream(stream.Context(), r.GetTenant())
 	if err != nil {
 		return err
 	}
+	defer end()
 	out := sender[storagev1.WatchResponse]{stream: stream, limit: g.s.stall}
-	return b.Store.Watch(stream.Context(), store.WatchRequest{
+	return whileGranted(ctx, b.Store.Watch(ctx, store.WatchRequest{
 		Tenant: r.GetTenant(), Start: r.GetRange().GetStart(), End: r.GetRange().GetEnd(), After: r.GetAfterSequence(),
 	}, func(c store.Changes) error {
 		msg := &storagev1.WatchResponse{Sequence: c.Sequence, Changes: make([]*storagev1.Change, len(c.Changes))}
@@ -167,7 +170,7 @@ func (g storageService) Watch(r *storagev1.WatchRequest, stream grpc.ServerStrea
 			msg.Changes[i] = changeToProto(r.GetTenant(), &c.Changes[i])
 		}
 		return out.send(msg)
-	})
+	}))
 }
 
 // sender sends the messages of a stream, and gives up a reader that takes none for so long: its
