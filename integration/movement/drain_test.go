@@ -140,6 +140,59 @@ func TestDrainedNodeLeavesNothingBehind(t *testing.T) {
 	tr.holds(c.heirs(leaving, c.nodes...))
 }
 
+// A node takes writes of keys that it does not own while it is up. When it leaves it takes no more of them, names who
+// owns them, and what it took is at every owner when it is drained: nobody else had it.
+func TestDrainedNodeTakesOthersRecordsHome(t *testing.T) {
+	c := start(t, 4, quiet, unhurried)
+	leaving := c.nodes[3]
+	rest := c.others(leaving)
+	owners := c.by(c.nodes...)
+	next := 0
+	foreign := func() string {
+		for slices.Contains(owners(key(next)), leaving) {
+			next++
+		}
+		next++
+		return key(next - 1)
+	}
+	kept := map[string][]byte{} // nil: deleted
+	for i := range size(500, 50_000) {
+		k := foreign()
+		r, err := leaving.client.Put(t.Context(), k, []byte("of "+k))
+		require.NoError(t, err)
+		if kept[k] = []byte("of " + k); i%10 == 0 {
+			_, err = leaving.client.Delete(t.Context(), k, client.WithContext(r.Clock))
+			require.NoError(t, err)
+			kept[k] = nil
+		}
+	}
+	d, err := c.drain(leaving, &adminv1.DrainRequest{Reason: "its rack goes"})
+	require.NoError(t, err)
+	var late *client.Error
+	for err == nil {
+		k := foreign()
+		if _, err = leaving.client.Put(t.Context(), k, []byte("late "+k)); err == nil {
+			kept[k] = []byte("late " + k)
+		}
+	}
+	require.ErrorAs(t, err, &late)
+	require.Equal(t, "NOT_OWNER", late.Reason)
+	require.NotNil(t, c.named(late.Metadata["owner_addr"]), "%v", late.Metadata)
+	c.drainIs(leaving, d.GetId(), movev1.DrainState_DRAIN_STATE_COMPLETED)
+	leaving.Stop()
+	after := c.by(rest...)
+	for k, want := range kept {
+		for _, n := range after(k) {
+			got, err := n.client.Get(t.Context(), k)
+			require.NoError(t, err, "%s at %s", k, n.Name)
+			require.Equal(t, want != nil, got.Found, "%s at %s", k, n.Name)
+			if got.Found {
+				require.Equal(t, want, got.Bytes, "%s at %s", k, n.Name)
+			}
+		}
+	}
+}
+
 // A drain that is called off must leave a node that serves as before what it still has; what was already given
 // away is served by who got it, and whoever asks the node is told.
 func TestCancelledDrainLosesNothing(t *testing.T) {

@@ -165,7 +165,7 @@ func (n *Nemesis) leave(m cluster.Node) error {
 	}
 	for _, other := range n.top.first {
 		err := await(moving, other.Name()+" knows that "+m.Name()+" has left", func(context.Context) bool {
-			return gone(other, m) || n.refuses(m) && n.remove(other, m)
+			return gone(other, m)
 		})
 		if err != nil {
 			return err
@@ -177,20 +177,6 @@ func (n *Nemesis) leave(m cluster.Node) error {
 	defer n.whole.Unlock()
 	stop(m)
 	return nil
-}
-
-// remove declares that a node will not come back, as an operator has to when it died after its directory
-// knew that it is drained and before any other node did: see the README of robustness, what is open.
-func (n *Nemesis) remove(at, m cluster.Node) bool {
-	err := admin(at, func(ctx context.Context, c adminv1.AdminServiceClient) error {
-		_, err := c.RemoveMember(ctx, &adminv1.RemoveMemberRequest{NodeId: m.Name(), Reason: "it is drained, and could not say so"})
-		return err
-	})
-	n.say("%s is drained and nobody knows: removed at %s: %v", m.Name(), at.Name(), err)
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.removed[m.Name()] = true
-	return false // until it is known
 }
 
 // Finish has only the first nodes left, after Run.

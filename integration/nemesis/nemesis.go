@@ -66,7 +66,6 @@ type Nemesis struct {
 	counts map[string]int  // guarded by mu; by kind
 	errs   []error         // guarded by mu
 
-	removed map[string]bool // guarded by mu; nodes that could not say that they are drained
 }
 
 // Options of a nemesis.
@@ -89,7 +88,7 @@ const hands = 2
 func New(o Options) (*Nemesis, error) {
 	n := &Nemesis{
 		cluster: o.Cluster, say: o.Say, seed: o.Seed, hold: o.Hold, faults: Faults,
-		busy: map[string]bool{}, counts: map[string]int{}, removed: map[string]bool{},
+		busy: map[string]bool{}, counts: map[string]int{},
 	}
 	n.top.first = slices.Clone(o.Cluster.Nodes())
 	if len(o.Kinds) > 0 {
@@ -113,13 +112,6 @@ func (n *Nemesis) Counts() map[string]int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return maps.Clone(n.counts)
-}
-
-// Removed is how many nodes were drained and had to be removed by hand, since nobody had heard it.
-func (n *Nemesis) Removed() int {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	return len(n.removed)
 }
 
 // Run strikes until ctx ends, and returns when the last fault is over. The error says what did not recover.

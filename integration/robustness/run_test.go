@@ -246,9 +246,6 @@ func (r *run) fire(ctx context.Context) (bad []check.Violation, summary string) 
 		took.Round(time.Millisecond), judged.Sub(peace).Round(time.Millisecond), time.Since(judged).Round(time.Millisecond))
 	fmt.Fprintf(&b, "violations: causality %d, durability %d, convergence %d, linearizability %d, growth %d\n",
 		len(causality), len(durable), len(same), len(linearizable), len(grown))
-	if k := n.Removed(); k > 0 {
-		fmt.Fprintf(&b, "known, and open in the README: %d drained nodes had to be removed by hand\n", k)
-	}
 	// A campaign in which nothing happened finds nothing.
 	require.NotEmpty(t, n.Counts())
 	counts := count(ops)

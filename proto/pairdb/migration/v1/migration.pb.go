@@ -1317,8 +1317,12 @@ type OwnershipResponse struct {
 	WantedState v11.MemberState `protobuf:"varint,4,opt,name=wanted_state,json=wantedState,proto3,enum=pairdb.cluster.v1.MemberState" json:"wanted_state,omitempty"`
 	// Copies of each record.
 	ReplicationFactor int32 `protobuf:"varint,5,opt,name=replication_factor,json=replicationFactor,proto3" json:"replication_factor,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Writes of ranges that were never this node's are refused, since it drains, and none is under way.
+	OwnRangesOnly bool `protobuf:"varint,6,opt,name=own_ranges_only,json=ownRangesOnly,proto3" json:"own_ranges_only,omitempty"`
+	// Those of cleanup_needed that others may have forgotten deletes of: nothing of them may be sent to anybody.
+	Stale         []*v12.HashRange `protobuf:"bytes,7,rep,name=stale,proto3" json:"stale,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *OwnershipResponse) Reset() {
@@ -1384,6 +1388,20 @@ func (x *OwnershipResponse) GetReplicationFactor() int32 {
 		return x.ReplicationFactor
 	}
 	return 0
+}
+
+func (x *OwnershipResponse) GetOwnRangesOnly() bool {
+	if x != nil {
+		return x.OwnRangesOnly
+	}
+	return false
+}
+
+func (x *OwnershipResponse) GetStale() []*v12.HashRange {
+	if x != nil {
+		return x.Stale
+	}
+	return nil
 }
 
 type ReportEqualRequest struct {
@@ -1682,13 +1700,15 @@ const file_pairdb_migration_v1_migration_proto_rawDesc = "" +
 	"\x05range\x18\x01 \x01(\v2\x19.pairdb.data.v1.HashRangeR\x05range\x12\x1a\n" +
 	"\breplicas\x18\x02 \x03(\tR\breplicas\x12\x1e\n" +
 	"\vequal_at_ms\x18\x03 \x01(\x03R\tequalAtMs\x12\"\n" +
-	"\requal_with_ms\x18\x04 \x03(\x03R\vequalWithMs\"\xb7\x02\n" +
+	"\requal_with_ms\x18\x04 \x03(\x03R\vequalWithMs\"\x90\x03\n" +
 	"\x11OwnershipResponse\x128\n" +
 	"\x06ranges\x18\x01 \x03(\v2 .pairdb.migration.v1.SharedRangeR\x06ranges\x12@\n" +
 	"\x0ecleanup_needed\x18\x02 \x03(\v2\x19.pairdb.data.v1.HashRangeR\rcleanupNeeded\x124\n" +
 	"\x05state\x18\x03 \x01(\x0e2\x1e.pairdb.cluster.v1.MemberStateR\x05state\x12A\n" +
 	"\fwanted_state\x18\x04 \x01(\x0e2\x1e.pairdb.cluster.v1.MemberStateR\vwantedState\x12-\n" +
-	"\x12replication_factor\x18\x05 \x01(\x05R\x11replicationFactor\"b\n" +
+	"\x12replication_factor\x18\x05 \x01(\x05R\x11replicationFactor\x12&\n" +
+	"\x0fown_ranges_only\x18\x06 \x01(\bR\rownRangesOnly\x12/\n" +
+	"\x05stale\x18\a \x03(\v2\x19.pairdb.data.v1.HashRangeR\x05stale\"b\n" +
 	"\x12ReportEqualRequest\x12 \n" +
 	"\fpeer_node_id\x18\x01 \x01(\tR\n" +
 	"peerNodeId\x12\x12\n" +
@@ -1787,39 +1807,40 @@ var file_pairdb_migration_v1_migration_proto_depIdxs = []int32{
 	36, // 13: pairdb.migration.v1.OwnershipResponse.cleanup_needed:type_name -> pairdb.data.v1.HashRange
 	35, // 14: pairdb.migration.v1.OwnershipResponse.state:type_name -> pairdb.cluster.v1.MemberState
 	35, // 15: pairdb.migration.v1.OwnershipResponse.wanted_state:type_name -> pairdb.cluster.v1.MemberState
-	0,  // 16: pairdb.migration.v1.MigrationService.Work:input_type -> pairdb.migration.v1.WorkRequest
-	2,  // 17: pairdb.migration.v1.MigrationService.Advance:input_type -> pairdb.migration.v1.AdvanceRequest
-	4,  // 18: pairdb.migration.v1.MigrationService.AdvanceDrain:input_type -> pairdb.migration.v1.AdvanceDrainRequest
-	6,  // 19: pairdb.migration.v1.MigrationService.Pin:input_type -> pairdb.migration.v1.PinRequest
-	8,  // 20: pairdb.migration.v1.MigrationService.Export:input_type -> pairdb.migration.v1.ExportRequest
-	10, // 21: pairdb.migration.v1.MigrationService.Follow:input_type -> pairdb.migration.v1.FollowRequest
-	12, // 22: pairdb.migration.v1.MigrationService.Fence:input_type -> pairdb.migration.v1.FenceRequest
-	14, // 23: pairdb.migration.v1.MigrationService.Lift:input_type -> pairdb.migration.v1.LiftRequest
-	16, // 24: pairdb.migration.v1.MigrationService.Give:input_type -> pairdb.migration.v1.GiveRequest
-	18, // 25: pairdb.migration.v1.MigrationService.Release:input_type -> pairdb.migration.v1.ReleaseRequest
-	20, // 26: pairdb.migration.v1.MigrationService.Declare:input_type -> pairdb.migration.v1.DeclareRequest
-	22, // 27: pairdb.migration.v1.MigrationService.Ownership:input_type -> pairdb.migration.v1.OwnershipRequest
-	25, // 28: pairdb.migration.v1.MigrationService.ReportEqual:input_type -> pairdb.migration.v1.ReportEqualRequest
-	27, // 29: pairdb.migration.v1.MigrationService.Configuration:input_type -> pairdb.migration.v1.ConfigurationRequest
-	1,  // 30: pairdb.migration.v1.MigrationService.Work:output_type -> pairdb.migration.v1.WorkResponse
-	3,  // 31: pairdb.migration.v1.MigrationService.Advance:output_type -> pairdb.migration.v1.AdvanceResponse
-	5,  // 32: pairdb.migration.v1.MigrationService.AdvanceDrain:output_type -> pairdb.migration.v1.AdvanceDrainResponse
-	7,  // 33: pairdb.migration.v1.MigrationService.Pin:output_type -> pairdb.migration.v1.PinResponse
-	9,  // 34: pairdb.migration.v1.MigrationService.Export:output_type -> pairdb.migration.v1.ExportResponse
-	11, // 35: pairdb.migration.v1.MigrationService.Follow:output_type -> pairdb.migration.v1.FollowResponse
-	13, // 36: pairdb.migration.v1.MigrationService.Fence:output_type -> pairdb.migration.v1.FenceResponse
-	15, // 37: pairdb.migration.v1.MigrationService.Lift:output_type -> pairdb.migration.v1.LiftResponse
-	17, // 38: pairdb.migration.v1.MigrationService.Give:output_type -> pairdb.migration.v1.GiveResponse
-	19, // 39: pairdb.migration.v1.MigrationService.Release:output_type -> pairdb.migration.v1.ReleaseResponse
-	21, // 40: pairdb.migration.v1.MigrationService.Declare:output_type -> pairdb.migration.v1.DeclareResponse
-	24, // 41: pairdb.migration.v1.MigrationService.Ownership:output_type -> pairdb.migration.v1.OwnershipResponse
-	26, // 42: pairdb.migration.v1.MigrationService.ReportEqual:output_type -> pairdb.migration.v1.ReportEqualResponse
-	28, // 43: pairdb.migration.v1.MigrationService.Configuration:output_type -> pairdb.migration.v1.ConfigurationResponse
-	30, // [30:44] is the sub-list for method output_type
-	16, // [16:30] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	36, // 16: pairdb.migration.v1.OwnershipResponse.stale:type_name -> pairdb.data.v1.HashRange
+	0,  // 17: pairdb.migration.v1.MigrationService.Work:input_type -> pairdb.migration.v1.WorkRequest
+	2,  // 18: pairdb.migration.v1.MigrationService.Advance:input_type -> pairdb.migration.v1.AdvanceRequest
+	4,  // 19: pairdb.migration.v1.MigrationService.AdvanceDrain:input_type -> pairdb.migration.v1.AdvanceDrainRequest
+	6,  // 20: pairdb.migration.v1.MigrationService.Pin:input_type -> pairdb.migration.v1.PinRequest
+	8,  // 21: pairdb.migration.v1.MigrationService.Export:input_type -> pairdb.migration.v1.ExportRequest
+	10, // 22: pairdb.migration.v1.MigrationService.Follow:input_type -> pairdb.migration.v1.FollowRequest
+	12, // 23: pairdb.migration.v1.MigrationService.Fence:input_type -> pairdb.migration.v1.FenceRequest
+	14, // 24: pairdb.migration.v1.MigrationService.Lift:input_type -> pairdb.migration.v1.LiftRequest
+	16, // 25: pairdb.migration.v1.MigrationService.Give:input_type -> pairdb.migration.v1.GiveRequest
+	18, // 26: pairdb.migration.v1.MigrationService.Release:input_type -> pairdb.migration.v1.ReleaseRequest
+	20, // 27: pairdb.migration.v1.MigrationService.Declare:input_type -> pairdb.migration.v1.DeclareRequest
+	22, // 28: pairdb.migration.v1.MigrationService.Ownership:input_type -> pairdb.migration.v1.OwnershipRequest
+	25, // 29: pairdb.migration.v1.MigrationService.ReportEqual:input_type -> pairdb.migration.v1.ReportEqualRequest
+	27, // 30: pairdb.migration.v1.MigrationService.Configuration:input_type -> pairdb.migration.v1.ConfigurationRequest
+	1,  // 31: pairdb.migration.v1.MigrationService.Work:output_type -> pairdb.migration.v1.WorkResponse
+	3,  // 32: pairdb.migration.v1.MigrationService.Advance:output_type -> pairdb.migration.v1.AdvanceResponse
+	5,  // 33: pairdb.migration.v1.MigrationService.AdvanceDrain:output_type -> pairdb.migration.v1.AdvanceDrainResponse
+	7,  // 34: pairdb.migration.v1.MigrationService.Pin:output_type -> pairdb.migration.v1.PinResponse
+	9,  // 35: pairdb.migration.v1.MigrationService.Export:output_type -> pairdb.migration.v1.ExportResponse
+	11, // 36: pairdb.migration.v1.MigrationService.Follow:output_type -> pairdb.migration.v1.FollowResponse
+	13, // 37: pairdb.migration.v1.MigrationService.Fence:output_type -> pairdb.migration.v1.FenceResponse
+	15, // 38: pairdb.migration.v1.MigrationService.Lift:output_type -> pairdb.migration.v1.LiftResponse
+	17, // 39: pairdb.migration.v1.MigrationService.Give:output_type -> pairdb.migration.v1.GiveResponse
+	19, // 40: pairdb.migration.v1.MigrationService.Release:output_type -> pairdb.migration.v1.ReleaseResponse
+	21, // 41: pairdb.migration.v1.MigrationService.Declare:output_type -> pairdb.migration.v1.DeclareResponse
+	24, // 42: pairdb.migration.v1.MigrationService.Ownership:output_type -> pairdb.migration.v1.OwnershipResponse
+	26, // 43: pairdb.migration.v1.MigrationService.ReportEqual:output_type -> pairdb.migration.v1.ReportEqualResponse
+	28, // 44: pairdb.migration.v1.MigrationService.Configuration:output_type -> pairdb.migration.v1.ConfigurationResponse
+	31, // [31:45] is the sub-list for method output_type
+	17, // [17:31] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_pairdb_migration_v1_migration_proto_init() }

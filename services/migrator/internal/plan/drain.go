@@ -30,9 +30,9 @@ type giveAway struct {
 	cancel []string
 	// waits says why nothing goes on, or what must come first; empty: it goes on by itself.
 	waits string
-	// done and total count moves that hand over.
+	// done and total count moves.
 	done, total int
-	// complete: nothing is left to be handed over, and no move is under way.
+	// complete: nothing is left to be moved, and no move is under way.
 	complete bool
 }
 
@@ -41,6 +41,7 @@ type handOver struct {
 	id     string
 	target member
 	ranges []ring.HashRange
+	copy   bool // of ranges that are not the node's to hand over
 }
 
 // plan says what is next. It is a pure function.

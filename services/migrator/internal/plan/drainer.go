@@ -33,7 +33,11 @@ func (p *Planner) drain(ctx context.Context, v view) (time.Duration, error) {
 		return 0, nil
 	case draining:
 	case drained:
-		return idle, p.advance(ctx, d, movev1.DrainState_DRAIN_STATE_COMPLETED, "", int(d.GetMovesDone()), int(d.GetMovesTotal()))
+		to, reason, wait := movev1.DrainState_DRAIN_STATE_COMPLETED, "", idle
+		if !p.told(ctx, v.members) {
+			to, reason, wait = movev1.DrainState_DRAIN_STATE_MOVING, "no other member has heard yet that this node is drained", again
+		}
+		return wait, p.advance(ctx, d, to, reason, int(d.GetMovesDone()), int(d.GetMovesTotal()))
 	default:
 		return idle, nil
 	}
@@ -65,6 +69,11 @@ func (p *Planner) drain(ctx context.Context, v view) (time.Duration, error) {
 		}
 	}
 	g := l.plan()
+	if g.complete {
+		if err := p.strays(ctx, &l, own.ownership, &g); err != nil {
+			return 0, err
+		}
+	}
 	// One that fails keeps none of the others from being done.
 	var failed error
 	for _, id := range g.cancel {
@@ -84,6 +93,40 @@ func (p *Planner) drain(ctx context.Context, v view) (time.Duration, error) {
 		return 0, p.declare(ctx, draining, drained)
 	}
 	return again, failed
+}
+
+// told reports whether another member has it durably that this node is drained. Until then the node must not
+// be lost: the others would wait for it for ever.
+func (p *Planner) told(ctx context.Context, all members) bool {
+	me, ok := all.get(p.o.NodeID)
+	if !ok || me.state != drained {
+		return false
+	}
+	for _, m := range all {
+		if m.id != me.id && m.alive && p.knows(ctx, m, me) {
+			return true
+		}
+	}
+	return false
+}
+
+// knows reports whether a member answers that this node is drained.
+func (p *Planner) knows(ctx context.Context, m, me member) bool {
+	peer, err := p.o.Dial(ctx, m.addr)
+	if err != nil {
+		p.o.Log.Debug("a member is not asked", "member", m.id, "error", err)
+		return false
+	}
+	defer peer.Release()
+	there, err := call(ctx, func(ctx context.Context) (*adminv1.MembersResponse, error) {
+		return peer.Admin.Members(ctx, &adminv1.MembersRequest{})
+	})
+	if err != nil {
+		p.o.Log.Debug("a member does not answer", "member", m.id, "error", err)
+		return false
+	}
+	said, ok := membersOf(there).get(me.id)
+	return ok && said.incarnation == me.incarnation && said.state >= drained
 }
 
 // declare changes what the node wants to be declared as.
@@ -125,13 +168,13 @@ func (p *Planner) give(ctx context.Context, d *movev1.Drain, h handOver) error {
 		return p.o.Admin.Replicate(ctx, &adminv1.ReplicateRequest{
 			Id: h.id, What: &movev1.Selection{HashRanges: toWire(h.ranges)},
 			Targets: []*movev1.Target{{NodeId: h.target.id, Addr: h.target.addr}},
-			Mode:    movev1.Mode_MODE_ONCE, Purpose: movev1.Purpose_PURPOSE_DRAIN, HandOver: true, Parent: d.GetId(),
+			Mode:    movev1.Mode_MODE_ONCE, Purpose: movev1.Purpose_PURPOSE_DRAIN, HandOver: !h.copy, Parent: d.GetId(),
 		})
 	})
 	if err != nil {
 		return fmt.Errorf("make move %s to %s: %w", h.id, h.target.id, err)
 	}
-	p.o.Log.Info("ranges are given away", "drain", d.GetId(), "move", h.id, "to", h.target.id, "ranges", len(h.ranges))
+	p.o.Log.Info(map[bool]string{false: "ranges are given away", true: "records of others' ranges are copied"}[h.copy], "drain", d.GetId(), "move", h.id, "to", h.target.id, "ranges", len(h.ranges))
 	return nil
 }
 

@@ -52,11 +52,16 @@ type simNode struct {
 	since    time.Time
 	given    []ring.HashRange
 	taken    []ring.HashRange
-	moves    []*movev1.Move
-	drain    *movev1.Drain
-	config   *migrationv1.ConfigurationResponse
-	refusal  string
-	verdict  []string
+	// strays are records of ranges that are not its own, residue what a Cleanup removes, recent what it would
+	// remove if that were safe.
+	strays, residue, recent []ring.HashRange
+	// copied is what others had of its ranges.
+	copied  []ring.HashRange
+	moves   []*movev1.Move
+	drain   *movev1.Drain
+	config  *migrationv1.ConfigurationResponse
+	refusal string
+	verdict []string
 	// equal is when each pair was last told as equal.
 	equal map[string]time.Time
 	// broken fails every call with a name.
@@ -169,8 +174,11 @@ func (n *simNode) finish(id string) {
 			return
 		}
 		m.State = movev1.State_STATE_RELEASED
+		ranges := fromWire(m.GetWhat().GetHashRanges())
+		if m.GetMode() == movev1.Mode_MODE_ONCE && !m.GetHandOver() {
+			target.copied = ring.Union(target.copied, ring.Intersect(ranges, ring.Union(n.strays, n.residue, n.recent)))
+		}
 		if m.GetHandOver() {
-			ranges := fromWire(m.GetWhat().GetHashRanges())
 			n.given = ring.Union(n.given, ranges)
 			n.taken = ring.Subtract(n.taken, ranges)
 			target.taken = ring.Union(target.taken, ranges)
@@ -246,7 +254,10 @@ func (c simMigration) Ownership(context.Context, *migrationv1.OwnershipRequest, 
 	n := c.node
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	a := &migrationv1.OwnershipResponse{State: n.declared, WantedState: n.wanted, ReplicationFactor: int32(n.factor)}
+	a := &migrationv1.OwnershipResponse{
+		State: n.declared, WantedState: n.wanted, ReplicationFactor: int32(n.factor), OwnRangesOnly: n.declared != up,
+		CleanupNeeded: toWire(ring.Union(n.residue, n.recent)), Stale: toWire(n.residue),
+	}
 	for _, p := range n.owned() {
 		s := &migrationv1.SharedRange{Range: toWire([]ring.HashRange{p.Range})[0], Replicas: p.Replicas}
 		for _, id := range p.Replicas {
@@ -332,6 +343,15 @@ func (c simAdmin) WatchMembers(ctx context.Context, _ *adminv1.WatchMembersReque
 	}}, nil
 }
 
+func (c simAdmin) Members(context.Context, *adminv1.MembersRequest, ...grpc.CallOption) (*adminv1.MembersResponse, error) {
+	if err := c.node.fails(c.remote, "Members"); err != nil {
+		return nil, err
+	}
+	c.node.mu.Lock()
+	defer c.node.mu.Unlock()
+	return c.node.view(c.node), nil
+}
+
 func (c simAdmin) Moves(_ context.Context, r *adminv1.MovesRequest, _ ...grpc.CallOption) (*adminv1.MovesResponse, error) {
 	n := c.node
 	if err := n.fails(c.remote, "Moves"); err != nil {
@@ -371,7 +391,7 @@ func (c simAdmin) Replicate(_ context.Context, r *adminv1.ReplicateRequest, _ ..
 			return
 		}
 		ranges := fromWire(r.GetWhat().GetHashRanges())
-		if !ring.Covers(ring.RangesIn(n.owned()), ranges) {
+		if r.GetHandOver() && !ring.Covers(ring.RangesIn(n.owned()), ranges) {
 			n.t.Errorf("%s gives %s what it does not own", n.id, target.id)
 		}
 		for _, o := range n.moves {
@@ -392,6 +412,26 @@ func (c simAdmin) Replicate(_ context.Context, r *adminv1.ReplicateRequest, _ ..
 	}
 	return &adminv1.ReplicateResponse{Moves: []*movev1.Move{copied(m)}}, nil
 }
+
+func (c simAdmin) Cleanup(context.Context, *adminv1.CleanupRequest, ...grpc.CallOption) (grpc.ServerStreamingClient[adminv1.CleanupProgress], error) {
+	if err := c.node.fails(c.remote, "Cleanup"); err != nil {
+		return nil, err
+	}
+	err := io.EOF
+	c.node.change(func() {
+		if c.node.residue = nil; len(c.node.recent) > 0 {
+			err = status.Error(codes.FailedPrecondition, "CLEANUP_UNSAFE")
+		}
+	})
+	return simCleanup{err: err}, nil
+}
+
+type simCleanup struct {
+	grpc.ClientStream
+	err error
+}
+
+func (c simCleanup) Recv() (*adminv1.CleanupProgress, error) { return nil, c.err }
 
 func (c simAdmin) CancelMove(_ context.Context, r *adminv1.CancelMoveRequest, _ ...grpc.CallOption) (*adminv1.CancelMoveResponse, error) {
 	if err := c.node.fails(c.remote, "CancelMove"); err != nil {
@@ -445,10 +485,11 @@ func (c simReplica) Digest(_ context.Context, r *replicav1.DigestRequest, _ ...g
 	}
 	c.node.mu.Lock()
 	defer c.node.mu.Unlock()
-	if !ring.Covers(ring.RangesIn(c.node.owned()), fromWire(r.GetWhat().GetHashRanges())) {
+	ranges := fromWire(r.GetWhat().GetHashRanges())
+	if c.node.declared != draining && !ring.Covers(ring.RangesIn(c.node.owned()), ranges) {
 		c.node.t.Errorf("%s is compared in what it does not own", c.node.id)
 	}
-	a := &replicav1.DigestResponse{Tree: 1}
+	a := &replicav1.DigestResponse{Tree: 1, Records: uint64(len(ring.Intersect(ranges, ring.Union(c.node.strays, c.node.residue, c.node.recent))))}
 	for range r.GetWhat().GetHashRanges() {
 		a.Roots = append(a.Roots, make([]byte, 16))
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/pairdb/pairdb/services/storage-node/internal/config"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
 	"github.com/pairdb/pairdb/services/storage-node/internal/members"
+	"github.com/pairdb/pairdb/services/storage-node/internal/moves"
 	"github.com/pairdb/pairdb/services/storage-node/internal/ownership"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 )
@@ -110,17 +111,16 @@ const membersRetry = time.Second
 
 // followMembers tells the ownership of members, and drops what has to go, until the function that it
 // returns is called, which waits for the end.
-func (n *Node) followMembers(e *engine.Engine, o *ownership.Registry, equal *antientropy.Registry, m *members.Registry) (stop func()) {
+func (n *Node) followMembers(st *storage) (stop func()) {
+	o, m := st.ownership, st.members
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() { o.Run(ctx) })
-	wg.Go(func() { n.followEqual(ctx, equal, m) })
+	wg.Go(func() { n.followEqual(ctx, st.equal, m) })
 	wg.Go(func() {
 		for since := time.Now(); ctx.Err() == nil; {
-			view := m.View()
-			wake := view.Changed
+			view, moved := m.View(), st.moves.View().Changed
 			var again <-chan time.Time
-			n.rememberDrained(view)
 			// By a list that lacks members the node would gain ranges that it does not have.
 			if m.Damage() != nil {
 				again = time.After(membersRetry)
@@ -128,9 +128,11 @@ func (n *Node) followMembers(e *engine.Engine, o *ownership.Registry, equal *ant
 				n.log.Error("ownership", "error", err, "retry", membersRetry)
 				again = time.After(membersRetry)
 			}
-			alone := n.heard(ctx, e, o, m, since)
+			n.rememberDrained(view, st.moves)
+			alone := n.heard(ctx, st.engine, o, m, since)
 			select {
-			case <-wake:
+			case <-view.Changed:
+			case <-moved: // a drain may be over
 			case <-again:
 			case <-alone:
 			case <-ctx.Done():
@@ -144,9 +146,10 @@ func (n *Node) followMembers(e *engine.Engine, o *ownership.Registry, equal *ant
 }
 
 // rememberDrained has the data directory remember that its node was declared drained. Whoever starts with it
-// afterwards is told.
-func (n *Node) rememberDrained(v members.View) {
-	if n.declared(v) != membership.Drained || n.drained.Load() {
+// afterwards is told. While the drain is under way no other member is known to have heard it: the node must be
+// able to come back and say it again.
+func (n *Node) rememberDrained(v members.View, m *moves.Registry) {
+	if n.declared(v) != membership.Drained || m.Drain() != nil || n.drained.Load() {
 		return
 	}
 	if err := n.identity.drained().write(n.fs, n.cfg.DataDir); err != nil {

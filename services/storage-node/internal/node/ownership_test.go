@@ -13,6 +13,8 @@ import (
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
 	clusterv1 "github.com/pairdb/pairdb/proto/pairdb/cluster/v1"
 	datav1 "github.com/pairdb/pairdb/proto/pairdb/data/v1"
+	migrationv1 "github.com/pairdb/pairdb/proto/pairdb/migration/v1"
+	movev1 "github.com/pairdb/pairdb/proto/pairdb/move/v1"
 	nodev1 "github.com/pairdb/pairdb/proto/pairdb/node/v1"
 	replicav1 "github.com/pairdb/pairdb/proto/pairdb/replica/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
@@ -139,7 +141,7 @@ func TestANodeThatWasDrainedDoesNotStartAgain(t *testing.T) {
 		require.NoError(t, err)
 		return ok && got.State == stateDrained
 	})
-	require.NoError(t, w.put("k", "w"), "it goes on until it is stopped")
+	require.ErrorContains(t, w.put("k", "w"), "belongs to node n2", "nothing more is left there")
 	require.NoError(t, w.end())
 
 	w = startNode(t, cfg, realFS())
@@ -151,11 +153,67 @@ func TestANodeThatWasDrainedDoesNotStartAgain(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "n1", name)
 	w = startNode(t, cfg, realFS()).ready()
-	require.Equal(t, "w", w.get("k"))
+	require.Equal(t, "v", w.get("k"))
 	again, err := w.agent().Identity(t.Context(), &nodev1.IdentityRequest{})
 	require.NoError(t, err)
 	require.NotEqual(t, id.GetIncarnation(), again.GetIncarnation())
 	require.NoError(t, w.end())
+}
+
+// Danger: a node that is lost before anybody has heard that it is drained stays DRAINING for the others, since it
+// does not start again.
+func TestADrainedNodeStartsAgainUntilItsDrainIsOver(t *testing.T) {
+	cfg := testConfig(t)
+	w := startNode(t, cfg, realFS()).ready()
+	id, err := w.agent().Identity(t.Context(), &nodev1.IdentityRequest{})
+	require.NoError(t, err)
+	report := clusterOf(id)
+	n2 := report.Members[1]
+	n2.Declared.State, n2.Liveness = clusterv1.MemberState_MEMBER_STATE_UP, clusterv1.Liveness_LIVENESS_ALIVE
+	say := func(s clusterv1.MemberState) {
+		t.Helper()
+		report.Members[0].Declared.State = s
+		report.Members[0].Declared.Version++
+		_, err = w.agent().Report(t.Context(), report)
+		require.NoError(t, err)
+	}
+	say(clusterv1.MemberState_MEMBER_STATE_UP)
+	resp, err := w.admin.Drain(t.Context(), &adminv1.DrainRequest{Kind: adminv1.DrainRequest_KIND_DECOMMISSION, Force: true, Reason: "why"})
+	require.NoError(t, err)
+	version := resp.GetDrain().GetVersion()
+	advance := func(s movev1.DrainState) {
+		t.Helper()
+		_, err := w.migrator().AdvanceDrain(t.Context(), &migrationv1.AdvanceDrainRequest{Id: resp.GetDrain().GetId(), Version: version, State: s})
+		require.NoError(t, err)
+		version++
+	}
+	for _, c := range [][2]clusterv1.MemberState{
+		{clusterv1.MemberState_MEMBER_STATE_UP, clusterv1.MemberState_MEMBER_STATE_DRAINING},
+		{clusterv1.MemberState_MEMBER_STATE_DRAINING, clusterv1.MemberState_MEMBER_STATE_DRAINED},
+	} {
+		_, err = w.migrator().Declare(t.Context(), &migrationv1.DeclareRequest{From: c[0], To: c[1]})
+		require.NoError(t, err)
+		say(c[1])
+		if c[1] == clusterv1.MemberState_MEMBER_STATE_DRAINING {
+			advance(movev1.DrainState_DRAIN_STATE_MOVING)
+		}
+	}
+	eventually(t, "it takes no writes", func() bool { return w.put("k", "v") != nil })
+	require.NoError(t, w.end())
+
+	w = startNode(t, cfg, realFS()).ready()
+	id, err = w.agent().Identity(t.Context(), &nodev1.IdentityRequest{})
+	require.NoError(t, err)
+	require.Equal(t, clusterv1.MemberState_MEMBER_STATE_DRAINED, id.GetWantedState(), "it can say it again")
+	advance(movev1.DrainState_DRAIN_STATE_COMPLETED)
+	eventually(t, "the directory remembers", func() bool {
+		got, _, err := readIdentity(realFS(), cfg.DataDir)
+		require.NoError(t, err)
+		return got.State == stateDrained
+	})
+	require.NoError(t, w.end())
+	w = startNode(t, cfg, realFS())
+	require.ErrorContains(t, <-w.done, "was drained")
 }
 
 // Danger: a crash between what the node heard and what its directory remembers lets it start once more.

@@ -69,7 +69,7 @@ func (n *Node) runStorage() (err error) {
 	})
 	close(n.opened)
 	defer n.measureTenants(s.tenants)()
-	defer n.followMembers(s.engine, s.ownership, s.equal, s.members)()
+	defer n.followMembers(s)()
 	if n.state.enter(server.StateServing, "") {
 		n.health.SetServingStatus("", healthv1.HealthCheckResponse_SERVING)
 		n.health.SetServingStatus(storagev1.StorageService_ServiceDesc.ServiceName, healthv1.HealthCheckResponse_SERVING)
@@ -177,12 +177,12 @@ func (n *Node) fillStorage(e *engine.Engine, equal *antientropy.Registry) (*stor
 	if err != nil {
 		return nil, err
 	}
-	if n.rememberDrained(known.View()); n.drained.Load() {
-		return nil, n.identity.drained().checkOwner(dir, n.cfg.NodeID, n.cfg.ClusterID)
-	}
 	moving, err := n.openMoves(st, known)
 	if err != nil {
 		return nil, err
+	}
+	if n.rememberDrained(known.View(), moving); n.drained.Load() {
+		return nil, n.identity.drained().checkOwner(dir, n.cfg.NodeID, n.cfg.ClusterID)
 	}
 	if err := n.await(e, owners, known, moving.Wanted()); err != nil {
 		return nil, err

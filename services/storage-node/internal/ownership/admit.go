@@ -1,6 +1,7 @@
 package ownership
 
 import (
+	"slices"
 	"time"
 
 	"github.com/pairdb/pairdb/libs/ring"
@@ -10,11 +11,11 @@ import (
 // gate is what requests are held against. It is immutable; all ranges are in normal form.
 type gate struct {
 	damage error
-	// given are other nodes' with those nodes, fenced take no writes, moving take nothing.
-	given  []ring.HashRange
-	owners []part
-	fenced []ring.HashRange
-	moving []ring.HashRange
+	// given are other nodes', foreign too, but what the node has of them is still read here; owners are those
+	// nodes. fenced take no writes, moving take nothing.
+	given, foreign []ring.HashRange
+	owners         []part
+	fenced, moving []ring.HashRange
 }
 
 // gateOf returns the gate of a state, nil when it would let everything pass.
@@ -23,6 +24,14 @@ func gateOf(s *state) *gate {
 		given: s.view.Given, owners: s.ground.given, fenced: s.view.Fenced,
 		moving: ring.Union(s.view.Prepared, s.view.Regained),
 	}
+	if s.leaving != nil {
+		g.owners = append(slices.Clone(g.owners), s.leaving.others...)
+		if all := allOf(s.leaving.others); s.leaving.gone {
+			g.given = ring.Union(g.given, all)
+		} else {
+			g.foreign = ring.Subtract(all, allOf(s.ground.taken)) // its own until it hands them over too
+		}
+	}
 	if !s.harmless {
 		g.damage = s.damage
 	}
@@ -30,7 +39,7 @@ func gateOf(s *state) *gate {
 		// What it was not handed over, it does not have: it must not call a key absent.
 		g.moving = ring.Union(g.moving, ring.Subtract([]ring.HashRange{{}}, allOf(s.ground.taken)))
 	}
-	if g.damage == nil && len(g.given) == 0 && len(g.fenced) == 0 && len(g.moving) == 0 {
+	if g.damage == nil && len(g.given) == 0 && len(g.foreign) == 0 && len(g.fenced) == 0 && len(g.moving) == 0 {
 		return nil
 	}
 	return g
@@ -56,8 +65,9 @@ var errDropping = &store.Error{
 func (r *Registry) Active() bool { return r.gate.Load() != nil }
 
 // Admit returns why a request for a key with the token is refused, or nil: NOT_OWNER for ranges that were
-// given away, RANGE_MOVING for reads and writes of ranges that are being taken over, and for writes of
-// those that are fenced. Writes ask under the lock of their key.
+// given away, and for writes of those that a node which leaves never had; RANGE_MOVING for reads and writes
+// of ranges that are being taken over, and for writes of those that are fenced. Writes ask under the lock of
+// their key.
 func (r *Registry) Admit(token uint64, write bool) error {
 	g := r.gate.Load()
 	switch {
@@ -65,7 +75,7 @@ func (r *Registry) Admit(token uint64, write bool) error {
 		return nil
 	case g.damage != nil:
 		return damaged(g.damage)
-	case ring.In(g.given, token):
+	case ring.In(g.given, token), write && ring.In(g.foreign, token):
 		r.notOwner.Add(1)
 		return notOwner(g.owners, token)
 	case ring.In(g.moving, token), write && ring.In(g.fenced, token):

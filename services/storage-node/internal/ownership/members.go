@@ -3,6 +3,7 @@ package ownership
 import (
 	"context"
 	"log/slog"
+	"maps"
 	"math"
 	"slices"
 
@@ -34,16 +35,74 @@ func (r *Registry) SetMembers(ctx context.Context, all []membership.Declaration)
 	placed := ring.New(owners, r.o.ReplicationFactor)
 	// Others have everything until it is up; where there is none, the node is the first of its cluster.
 	joining := all[own].State == membership.Joining && len(owners) > 0 && !r.o.AtOnce
+	leaves := r.leavingAs(all[own].State, all, placed)
+	if leaves == nil {
+		r.ownOnly.Store(false)
+	}
 	err := r.change(ctx, func(next *state) ([]string, error) {
-		next.ring, next.joining = placed, joining
+		next.ring, next.joining, next.leaving = placed, joining, leaves
 		next.unheard = next.unheard && all[own].State == membership.Joining && len(owners) == 0
 		return nil, r.follow(ctx, next, placed, here)
 	})
-	if err == nil {
-		all = slices.Clone(all)
-		r.members.Store(&all)
+	if err != nil {
+		return err
 	}
-	return err
+	if leaves != nil {
+		if err := r.store.Quiesce(ctx); err != nil {
+			return err
+		}
+		r.ownOnly.Store(true)
+	}
+	all = slices.Clone(all)
+	r.members.Store(&all)
+	return nil
+}
+
+// OwnRangesOnly reports whether writes of ranges that were never the node's are refused, since it leaves, and none
+// that was admitted before is under way.
+func (r *Registry) OwnRangesOnly() bool { return r.ownOnly.Load() }
+
+// Stale returns the ranges whose residue others may have forgotten deletes of, in normal form: it may only be
+// dropped.
+func (r *Registry) Stale() (out []ring.HashRange) {
+	for _, e := range r.state.Load().ground.residue {
+		if !e.harmless(r.o.Now(), r.o.Grace, r.o.MaxClockSkew) {
+			out = ring.Union(out, e.Ranges)
+		}
+	}
+	return out
+}
+
+// leavingAs returns what a node that was declared to leave takes no part in; nil: it stays.
+func (r *Registry) leavingAs(declared membership.State, all []membership.Declaration, placed *ring.Ring) *leaving {
+	gone := declared == membership.Drained || declared == membership.Removed
+	if !gone && declared != membership.Draining {
+		return nil
+	}
+	owners := map[string]Owner{}
+	for _, d := range all {
+		if d.State == membership.Up {
+			owners[d.NodeID] = Owner{NodeID: d.NodeID, Addr: d.GRPCAddr}
+		}
+	}
+	ranges := map[string][]ring.HashRange{}
+	for _, p := range placed.Within(ring.Subtract([]ring.HashRange{{}}, ring.RangesIn(placed.RangesOf(r.o.NodeID)))) {
+		first := p.Replicas[0] // of a range whose replicas all drain
+		for _, id := range p.Replicas {
+			if owners[id].NodeID != "" {
+				first = id
+				break
+			}
+		}
+		ranges[first] = append(ranges[first], p.Range)
+	}
+	l := &leaving{gone: gone}
+	for _, id := range slices.Sorted(maps.Keys(ranges)) {
+		o := owners[id]
+		o.NodeID = id
+		l.others = append(l.others, part{ranges: ring.Normal(ranges[id]), node: o})
+	}
+	return l
 }
 
 // Await has requests refused until it is known whether the ranges of a node that joins have owners: until

@@ -497,3 +497,64 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// Danger: a write that a node was given although it owns nothing of its range is lost with the disk of a node that
+// has left, or read there by nobody. A node that stays takes it: coordinators may have their reasons.
+func TestANodeThatLeavesTakesNoWritesOfOthersRanges(t *testing.T) {
+	n := open(t)
+	all := up("n1", "n2", "n3", "n4")
+	for i := range all {
+		all[i].GRPCAddr = all[i].NodeID + ":8080"
+	}
+	r := ringOf("n1", "n2", "n3", "n4")
+	mine := own(r, "n1")
+	others := ring.Subtract([]ring.HashRange{{}}, mine)
+	foreign, theirs := others[0].Start, mine[0].Start
+	refused := func(token uint64, write bool) {
+		t.Helper()
+		err := n.Admit(token, write)
+		require.Equal(t, store.ReasonNotOwner, store.ReasonOf(err))
+		var e *store.Error
+		require.ErrorAs(t, err, &e)
+		require.Contains(t, r.Replicas(token), e.Metadata["owner_node_id"])
+		require.Equal(t, e.Metadata["owner_node_id"]+":8080", e.Metadata["owner_addr"])
+	}
+	require.NoError(t, n.SetMembers(bg, all))
+	require.NoError(t, n.Admit(foreign, true))
+	require.False(t, n.OwnRangesOnly())
+
+	all[0].State = membership.Draining
+	for range 2 {
+		require.NoError(t, n.SetMembers(bg, all))
+		require.True(t, n.OwnRangesOnly())
+		refused(foreign, true)
+		require.NoError(t, n.Admit(foreign, false), "it may be the only one that has the record")
+		require.NoError(t, n.Admit(theirs, true), "its own ranges are its own until they are handed over")
+		n = n.restart(t)
+	}
+	// What it has taken over before is its own.
+	taken := []ring.HashRange{{Start: foreign, End: foreign + 1}}
+	_, err := n.Prepare(bg, "m1", taken, n2)
+	require.NoError(t, err)
+	require.NoError(t, n.Accept(bg, "m1", "n2", 1))
+	require.NoError(t, n.SetMembers(bg, all))
+	require.NoError(t, n.Admit(foreign, true))
+	refused(foreign+1, true)
+
+	// The drain is called off.
+	all[0].State = membership.Up
+	require.NoError(t, n.SetMembers(bg, all))
+	require.NoError(t, n.Admit(foreign+1, true))
+	require.False(t, n.OwnRangesOnly())
+
+	// It has left: nothing is written or read there.
+	r = ringOf("n2", "n3", "n4")
+	for _, s := range []membership.State{membership.Drained, membership.Removed} {
+		all[0].State = s
+		require.NoError(t, n.SetMembers(bg, all))
+		for _, token := range []uint64{foreign + 1, theirs} {
+			refused(token, true)
+			refused(token, false)
+		}
+	}
+}

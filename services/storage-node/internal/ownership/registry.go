@@ -116,6 +116,7 @@ type Registry struct {
 	members atomic.Pointer[[]membership.Declaration] // those of the last SetMembers; nil before it
 
 	notOwner, moving atomic.Uint64 // refused requests
+	ownOnly          atomic.Bool   // OwnRangesOnly
 
 	// ingesting is held, for reading, while records of other nodes are admitted and applied.
 	ingesting sync.RWMutex
@@ -140,12 +141,21 @@ type state struct {
 	// joining: others own what this node is to have, and only what it has accepted is its own. unheard: they may,
 	// nobody has said yet whether there are any.
 	joining, unheard bool
+	leaving          *leaving // nil while the node stays
 	view             View
 	damage           error
 	// harmless: nothing that a request could be refused for was ever noted, so the damage took nothing.
 	harmless bool
 	// news is what the log gets when the state counts: what is not durable has not happened.
 	news []news
+}
+
+// leaving is what a node that leaves its cluster takes no part in any more.
+type leaving struct {
+	// others are the ranges that the ring gives to other nodes only, with one of them.
+	others []part
+	// gone: it has left. Before, what it has of them is there to be read, and copied to those who own it.
+	gone bool
 }
 
 // news is a line of the log.
@@ -300,7 +310,10 @@ func (r *Registry) changeLocked(ctx context.Context, f func(next *state) (moves 
 	if old.damage != nil {
 		return damaged(old.damage)
 	}
-	next := &state{facts: maps.Clone(old.facts), ground: old.ground.clone(), ring: old.ring, joining: old.joining, unheard: old.unheard}
+	next := &state{
+		facts: maps.Clone(old.facts), ground: old.ground.clone(), ring: old.ring,
+		joining: old.joining, unheard: old.unheard, leaving: old.leaving,
+	}
 	moves, err := f(next)
 	if err != nil {
 		return err

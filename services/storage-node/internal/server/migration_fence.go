@@ -132,7 +132,8 @@ func (g migrationService) Ownership(context.Context, *migrationv1.OwnershipReque
 	view := b.Ownership.View()
 	resp := &migrationv1.OwnershipResponse{
 		CleanupNeeded: hashRangesToProto(view.CleanupNeeded()), ReplicationFactor: int32(b.replicationFactor()),
-		WantedState: g.s.wanted(),
+		WantedState: g.s.wanted(), OwnRangesOnly: b.Ownership.OwnRangesOnly(),
+		Stale: hashRangesToProto(b.Ownership.Stale()),
 	}
 	if own := memberOf(b.Members.View(), g.s.node.ID); own != nil {
 		resp.State = clusterv1.MemberState(own.Declared.State)
