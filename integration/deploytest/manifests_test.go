@@ -63,6 +63,54 @@ func TestOverlaysAreAsSafeAsTheyPromise(t *testing.T) {
 	}
 }
 
+// Danger: a component that is only ever read loses what the overlay promises, or half of the probes.
+func TestOverlaysWithCertificatesAreAsSafe(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.CopyFS(dir, os.DirFS(filepath.Join(root, "deploy", "k8s"))))
+	for _, overlay := range Overlays {
+		secure := filepath.Join(dir, "secure-"+overlay)
+		require.NoError(t, os.Mkdir(secure, 0o755))
+		text := fmt.Sprintf("resources: [../overlays/%s]\ncomponents: [../components/tls]\n", overlay)
+		require.NoError(t, os.WriteFile(filepath.Join(secure, "kustomization.yaml"), []byte(text), 0o600))
+		objects, err := RenderDir(secure)
+		require.NoError(t, err)
+		require.Empty(t, Check(objects), overlay)
+		set := setOf(t, objects, "pairdb")
+		files := 0
+		for _, v := range set.Spec.Template.Spec.Volumes {
+			if v.Name == "tls" || v.Name == "gossip" {
+				files++
+				require.EqualValues(t, 0o440, *v.Secret.DefaultMode, "others do not read %s", v.Name)
+			}
+		}
+		require.Equal(t, 2, files)
+		for _, c := range containers(&set.Spec.Template.Spec) {
+			require.True(t, slices.ContainsFunc(c.VolumeMounts, func(m corev1.VolumeMount) bool { return m.Name == "tls" && m.ReadOnly }), c.Name)
+			for name, p := range map[string]*corev1.Probe{"liveness": c.LivenessProbe, "readiness": c.ReadinessProbe, "startup": c.StartupProbe} {
+				switch {
+				case p == nil:
+				case p.HTTPGet != nil:
+					require.Equal(t, corev1.URISchemeHTTPS, p.HTTPGet.Scheme, "%s of %s", name, c.Name)
+				case p.Exec != nil:
+					require.Contains(t, strings.Join(p.Exec.Command, " "), "https://127.0.0.1:", "%s of %s", name, c.Name)
+				default:
+					t.Errorf("%s of %s speaks no TLS", name, c.Name)
+				}
+			}
+		}
+		for _, o := range objects {
+			if m, ok := o.(*corev1.ConfigMap); ok && strings.HasPrefix(m.Name, "pairdb-") {
+				for key, file := range map[string]string{"PAIRDB_TLS_CERT": "/etc/pairdb/tls/tls.crt", "PAIRDB_TLS_KEY": "/etc/pairdb/tls/tls.key", "PAIRDB_TLS_CA": "/etc/pairdb/tls/ca.crt", "PAIRDB_GOSSIP_KEYRING": "/etc/pairdb/gossip/keyring"} {
+					require.Equal(t, file, m.Data[key])
+				}
+			}
+			if s, ok := o.(*corev1.Service); ok && strings.HasPrefix(s.Name, "pairdb") {
+				require.Nil(t, s.Spec.Ports[0].AppProtocol, "what is encrypted is no h2c")
+			}
+		}
+	}
+}
+
 // Danger: a check that can't fail. Whatever is taken away from a manifest has to be noticed, where it was.
 func TestEveryLostFieldIsNoticed(t *testing.T) {
 	no, yes := false, true

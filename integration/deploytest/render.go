@@ -21,10 +21,11 @@ var strict = serializer.NewCodecFactory(scheme.Scheme, serializer.EnableStrict).
 
 // Render returns the objects of an overlay of the repository at root, as `kubectl apply -k` would send them.
 func Render(root, overlay string) ([]runtime.Object, error) {
-	return renderDir(filepath.Join(root, "deploy", "k8s", "overlays", overlay))
+	return RenderDir(filepath.Join(root, "deploy", "k8s", "overlays", overlay))
 }
 
-func renderDir(dir string) ([]runtime.Object, error) {
+// RenderDir is Render of any directory with a kustomization.
+func RenderDir(dir string) ([]runtime.Object, error) {
 	all, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), dir)
 	if err != nil {
 		return nil, fmt.Errorf("render %s: %w", dir, err)

@@ -35,8 +35,15 @@ type wrong struct {
 // unless change says otherwise: a volume that was used once is not to be had again on every cluster.
 func install(t *testing.T, change func(*appsv1.StatefulSet, *corev1.ConfigMap)) *wrong {
 	t.Helper()
-	w := &wrong{box: cluster(t), t: t, namespace: "pairdb-wrong-" + strings.ToLower(t.Name()[4:])}
-	objects, err := deploytest.Render(root(), "test")
+	return installDir(t, filepath.Join(root(), "deploy", "k8s", "overlays", "test"), change)
+}
+
+// installDir is install of another overlay.
+func installDir(t *testing.T, dir string, change func(*appsv1.StatefulSet, *corev1.ConfigMap)) *wrong {
+	t.Helper()
+	name := strings.ToLower(t.Name()[4:])
+	w := &wrong{box: cluster(t), t: t, namespace: "pairdb-wrong-" + name[:min(len(name), 40)]}
+	objects, err := deploytest.RenderDir(dir)
 	require.NoError(t, err)
 	var set *appsv1.StatefulSet
 	var config *corev1.ConfigMap

@@ -50,7 +50,7 @@ func TestProbeSaysWhyAPodIsNotReady(t *testing.T) {
 	code, _, stderr = probe(url)
 	require.Equal(t, service.ExitUnreachable, code, stderr)
 
-	for _, args := range [][]string{{}, {url, url}, {"127.0.0.1:1/ready"}, {"file:///ready"}, {"http://%"}} {
+	for _, args := range [][]string{{}, {url, url}, {"127.0.0.1:1/ready"}, {"file:///ready"}, {"http://%"}, {"https://10.0.0.1:1/ready"}, {"https://localhost:1/ready"}} {
 		code, _, stderr = probe(args...)
 		require.Equal(t, service.ExitUsage, code, stderr)
 	}
@@ -59,4 +59,12 @@ func TestProbeSaysWhyAPodIsNotReady(t *testing.T) {
 	code, _, stderr = probe(other.URL)
 	require.Equal(t, service.ExitRuntime, code)
 	require.Contains(t, stderr, "not as an operations server does")
+
+	secure := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Write([]byte(`{"status":"ready"}`)) //nolint:errcheck // the test sees it
+	}))
+	defer secure.Close()
+	code, stdout, stderr = probe(secure.URL)
+	require.Equal(t, service.ExitOK, code, stderr)
+	require.Equal(t, "ready\n", stdout)
 }
