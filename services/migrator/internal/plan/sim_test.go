@@ -55,6 +55,8 @@ type simNode struct {
 	// strays are records of ranges that are not its own, residue what a Cleanup removes, recent what it would
 	// remove if that were safe.
 	strays, residue, recent []ring.HashRange
+	// halfway: a Cleanup fails in the middle of what it drops.
+	halfway bool
 	// copied is what others had of its ranges.
 	copied  []ring.HashRange
 	moves   []*movev1.Move
@@ -419,6 +421,11 @@ func (c simAdmin) Cleanup(context.Context, *adminv1.CleanupRequest, ...grpc.Call
 	}
 	err := io.EOF
 	c.node.change(func() {
+		if c.node.halfway {
+			c.node.residue, c.node.recent = ring.Union(c.node.residue, c.node.recent), nil
+			err = status.Error(codes.Unavailable, "broken off")
+			return
+		}
 		if c.node.residue = nil; len(c.node.recent) > 0 {
 			err = status.Error(codes.FailedPrecondition, "CLEANUP_UNSAFE")
 		}

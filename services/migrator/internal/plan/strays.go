@@ -31,8 +31,14 @@ func (p *Planner) strays(ctx context.Context, l *leaving, o *migrationv1.Ownersh
 		if ring.Overlaps(fromWire(o.GetCleanupNeeded()), foreign) {
 			// What can't be dropped yet, since not all others have it, is copied with the rest.
 			p.o.Log.Info("what this node had earlier is dropped before the rest is copied", "drain", l.drain)
-			if err := p.cleanup(ctx); err != nil && ring.Overlaps(fromWire(o.GetStale()), foreign) {
-				return err
+			if failed := p.cleanup(ctx); failed != nil {
+				now, err := p.own(ctx) // what it has begun to drop is stale
+				if err != nil {
+					return err
+				}
+				if ring.Overlaps(fromWire(now.ownership.GetStale()), foreign) {
+					return failed
+				}
 			}
 		}
 		records, err := p.records(ctx, foreign)
