@@ -150,7 +150,7 @@ func TestTargetThatCannotTakeIsWaitedFor(t *testing.T) {
 	})
 	c.back(to)
 	tr.end()
-	tr.comesTo(30*time.Second, "the target is back", only(to))
+	tr.comesTo(bar(30*time.Second), "the target is back", only(to))
 	m = c.until(from, m.GetId(), "is tailing without a reason", func(m *movev1.Move) bool {
 		return m.GetState() == movev1.State_STATE_TAILING && m.GetReason() == ""
 	})

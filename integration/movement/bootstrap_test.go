@@ -44,7 +44,7 @@ func TestReplacedNodeIsFilledBeforeItAnswers(t *testing.T) {
 	tr.settled(only(replaced))
 	c.awaitAt(patience(2*moveLimit), c.nodes, clusterv1.MemberState_MEMBER_STATE_UP, replaced)
 	tr.end()
-	tr.comesTo(patience(convergeLimit), "after the replacement", c.by(c.nodes...))
+	tr.comesTo(bar(patience(convergeLimit)), "after the replacement", c.by(c.nodes...))
 }
 
 // A node that joins has nothing yet: an answer of it that a key is not there would be a wrong one, also

@@ -47,7 +47,7 @@ func TestNodesConvergeByThemselves(t *testing.T) {
 	down(away)
 	c.back(away)
 	tr.end()
-	tr.comesTo(patience(convergeLimit), "a node was away", c.by(c.nodes...))
+	tr.comesTo(bar(convergeLimit), "a node was away", c.by(c.nodes...))
 
 	three := c.nodes
 	route(three, three)
@@ -55,7 +55,7 @@ func TestNodesConvergeByThemselves(t *testing.T) {
 	c.add()
 	c.awaitAt(patience(2*moveLimit), c.nodes, clusterv1.MemberState_MEMBER_STATE_UP, c.nodes...)
 	tr.end()
-	tr.comesTo(patience(convergeLimit), "a node was added", c.by(c.nodes...))
+	tr.comesTo(bar(convergeLimit), "a node was added", c.by(c.nodes...))
 
 	gone := c.nodes[0]
 	rest := c.others(gone)
@@ -67,7 +67,7 @@ func TestNodesConvergeByThemselves(t *testing.T) {
 	_, err := rest[0].admin().RemoveMember(ctx, &adminv1.RemoveMemberRequest{NodeId: gone.Name, Reason: "its disk burnt"})
 	require.NoError(t, err)
 	tr.end()
-	tr.comesTo(patience(convergeLimit), "a node was removed", c.by(rest...))
+	tr.comesTo(bar(convergeLimit), "a node was removed", c.by(rest...))
 
 	replaced := rest[0]
 	route(rest, c.others(gone, replaced))
@@ -76,7 +76,7 @@ func TestNodesConvergeByThemselves(t *testing.T) {
 	c.replace(replaced)
 	c.awaitAt(patience(2*moveLimit), rest, clusterv1.MemberState_MEMBER_STATE_UP, rest...)
 	tr.end()
-	tr.comesTo(patience(convergeLimit), "a node was replaced", c.by(rest...))
+	tr.comesTo(bar(convergeLimit), "a node was replaced", c.by(rest...))
 	// Each replica stamps a write with its own time until they were compared, and the next comparison is an
 	// hour away: it is asked for, and once more, because the first one may end with one of the others before
 	// it has heard something from the next.
@@ -88,6 +88,6 @@ func TestNodesConvergeByThemselves(t *testing.T) {
 		}
 	}
 	for _, n := range rest[1:] {
-		c.equal(patience(convergeLimit), everything(), rest[0], n)
+		c.equal(bar(convergeLimit), everything(), rest[0], n)
 	}
 }

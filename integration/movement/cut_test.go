@@ -163,5 +163,5 @@ func (c *cluster) settle(from, to *node, id string) {
 	c.t.Helper()
 	m := c.replicate(from, &adminv1.ReplicateRequest{Id: id + "-rest", What: everything(), Targets: []*movev1.Target{target(to)}})
 	c.untilState(from, m.GetId(), movev1.State_STATE_RELEASED)
-	c.equal(10*time.Second, everything(), from, to)
+	c.equal(bar(10*time.Second), everything(), from, to)
 }

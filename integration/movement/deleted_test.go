@@ -95,7 +95,7 @@ func TestDeletedStaysDeletedWithAReplicaThatWasAway(t *testing.T) {
 	}
 
 	c.back(away)
-	podtest.Eventually(t, convergeLimit, "the one that was away has no value any more", func() bool {
+	podtest.Eventually(t, bar(convergeLimit), "the one that was away has no value any more", func() bool {
 		_, alive := c.remembered(away, keys)
 		return alive == 0
 	})

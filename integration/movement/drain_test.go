@@ -128,7 +128,7 @@ func TestDrainedNodeLeavesNothingBehind(t *testing.T) {
 	d = c.drainIs(leaving, d.GetId(), movev1.DrainState_DRAIN_STATE_COMPLETED)
 	require.Equal(t, d.GetMovesTotal(), d.GetMovesDone())
 	require.Positive(t, d.GetMovesTotal())
-	podtest.Eventually(t, 5*time.Second, "a while of writes after the drain", func() bool { return c.knows(leaving, clusterv1.MemberState_MEMBER_STATE_DRAINED, leaving) })
+	podtest.Eventually(t, 30*time.Second, "a while of writes after the drain", func() bool { return c.knows(leaving, clusterv1.MemberState_MEMBER_STATE_DRAINED, leaving) })
 	tr.end()
 	c.awaitAt(joinLimit, rest, clusterv1.MemberState_MEMBER_STATE_DRAINED, leaving)
 	c.gaveAway(leaving, c.nodes...)

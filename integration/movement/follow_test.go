@@ -41,7 +41,7 @@ func TestReplicateOnceUnderWrites(t *testing.T) {
 	m = c.replicate(from, &adminv1.ReplicateRequest{Id: "again", What: everything(), Targets: []*movev1.Target{target(to)}})
 	c.untilState(from, m.GetId(), movev1.State_STATE_RELEASED)
 	tr.holds(only(from, to))
-	c.equal(10*time.Second, everything(), from, to)
+	c.equal(bar(10*time.Second), everything(), from, to)
 
 	// The same once more is a repeat; the id with something else is not.
 	same := c.replicate(from, &adminv1.ReplicateRequest{Id: "once", What: everything(), Targets: []*movev1.Target{target(to)}})
@@ -72,12 +72,14 @@ func TestFollowerKeepsUpUntilItIsFinished(t *testing.T) {
 	})
 	slices.Sort(lags)
 	fmt.Printf("%s: lag p50 %d ms, p95 %d ms, most %d ms\n", t.Name(), lags[100], lags[190], lags[199])
-	require.Less(t, lags[190], int64(1000))
+	if long { // as for every rate: not beside the tests of other packages
+		require.Less(t, lags[190], int64(1000))
+	}
 	tr.end()
 
 	begun := time.Now()
-	tr.comesTo(10*time.Second, "the follower", only(to))
-	c.equal(10*time.Second, everything(), from, to)
+	tr.comesTo(bar(10*time.Second), "the follower", only(to))
+	c.equal(bar(10*time.Second), everything(), from, to)
 	fmt.Printf("%s: equal %s after the last write\n", t.Name(), time.Since(begun).Round(time.Millisecond))
 
 	for range 2 { // a repeat is none

@@ -204,7 +204,7 @@ func TestWhatOperatorsDoIsInTheLog(t *testing.T) {
 		`audit=call method=/pairdb.admin.v1.AdminService/DropTenant who=pairdb/operator`,
 		`audit=call method=/pairdb.admin.v1.AdminService/Verify who=pairdb/operator`,
 	} {
-		podtest.Eventually(t, 10*time.Second, want, func() bool { return strings.Contains(log.String(), want) })
+		podtest.Eventually(t, 30*time.Second, want, func() bool { return strings.Contains(log.String(), want) })
 	}
 	require.NotContains(t, log.String(), "audit=call method=/pairdb.admin.v1.AdminService/Status", "looking is not logged")
 	require.Regexp(t, `AdminService/DropTenant who=pairdb/operator from=\S+ code=\w*NotFound|code=FailedPrecondition`, log.String())

@@ -403,7 +403,7 @@ func TestMisbehavingCompactorsChangeNothing(t *testing.T) {
 			}
 			require.Equal(t, rejected, v.GetVerdict())
 			require.True(t, strings.HasPrefix(v.GetReason(), m.code+": "), "%s", v.GetReason())
-			podtest.Eventually(t, 10*time.Second, "the node says why", func() bool { return strings.Contains(log.String(), m.code+": ") })
+			podtest.Eventually(t, 30*time.Second, "the node says why", func() bool { return strings.Contains(log.String(), m.code+": ") })
 			require.NoDirExists(t, filepath.Dir(h.output(j.GetKey(), 1)), "the attempt is wiped")
 			require.Equal(t, fenced, h.complete(honest).GetVerdict(), "its key is of no use any more")
 			after := status(t, s.c).GetCompaction()

@@ -100,7 +100,7 @@ func status(t *testing.T, c *client.Client) *adminv1.StatusResponse {
 func TestDeadCompactorCostsWritesNothingUntilTheSoftLimit(t *testing.T) {
 	// Its work piles up; that is all, until there is so much that the node says so. Two pods take the same writes
 	// in turn, so that whatever else this machine does hits both; a whole try can be bad luck.
-	const tries, bar = 3, 1.5
+	const tries, bar = 5, 1.5
 	var ratio float64
 	for range tries {
 		with, without := p99UntilDelayed(t)
