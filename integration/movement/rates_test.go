@@ -5,12 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/pairdb/pairdb/libs/localpod"
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
 	datav1 "github.com/pairdb/pairdb/proto/pairdb/data/v1"
 	movev1 "github.com/pairdb/pairdb/proto/pairdb/move/v1"
@@ -126,6 +132,35 @@ func (c *cluster) readers(n *node, keys int, f func()) (p99 time.Duration) {
 	require.NotEmpty(c.t, took)
 	slices.Sort(took)
 	return took[len(took)*99/100]
+}
+
+// niceness returns those of the threads of a process, each once.
+func niceness(t *testing.T, p *localpod.Process) []int {
+	t.Helper()
+	stats, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID()))
+	require.NoError(t, err)
+	var found []int
+	for _, name := range stats {
+		b, err := os.ReadFile(name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue // the thread has ended
+		}
+		require.NoError(t, err)
+		_, rest, named := strings.Cut(string(b), ") ") // what the process is called may have anything in it
+		require.True(t, named, "%s", b)
+		nice, err := strconv.Atoi(strings.Fields(rest)[16]) // the 19th, of which the name was the second
+		require.NoError(t, err)
+		found = append(found, nice)
+	}
+	slices.Sort(found)
+	return slices.Compact(found)
+}
+
+// When a move and a request want the same processor, the request must get it.
+func TestMigratorGivesWayToTheNode(t *testing.T) {
+	n := start(t, 1).nodes[0]
+	require.Equal(t, []int{0}, niceness(t, n.Node))
+	require.Equal(t, []int{10}, niceness(t, n.Migrator))
 }
 
 // A move at its default limit must not be what users wait for: reads take at most twice as long. Turns with a

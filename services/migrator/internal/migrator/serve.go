@@ -22,6 +22,9 @@ func Serve(ctx context.Context, cfg *config.Config, rt *service.Runtime) error {
 	if info, err := os.Lstat(cfg.Socket); err == nil && info.Mode().Type() != os.ModeSocket {
 		return service.WithExitCode(service.ExitUnreachable, fmt.Errorf("PAIRDB_SOCKET: %s is not a socket", cfg.Socket))
 	}
+	if err := giveWay(); err != nil { // whoever forbids it, or has it lower already, loses nothing else
+		rt.Log.Warn("moves compete with requests for processors", "error", err)
+	}
 	certificates, err := pki.Start(cfg.Files, rt, nil)
 	if err != nil {
 		return err

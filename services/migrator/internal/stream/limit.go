@@ -18,8 +18,8 @@ type Limiter struct {
 const (
 	// bursts of a second is what may be sent at once: 50 ms keep a measured second within 5 %.
 	bursts = 20
-	// maxBurst keeps the pieces of fast streams below what a target acknowledges at once.
-	maxBurst = 1 << 20
+	// maxBurst is a message or two: what comes together holds up the requests of both nodes together.
+	maxBurst = 64 << 10
 )
 
 // NewLimiter returns a limiter; 0 or less is no limit.
