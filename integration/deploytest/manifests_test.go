@@ -21,6 +21,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"sigs.k8s.io/kustomize/api/krusty"
+	"sigs.k8s.io/kustomize/kyaml/filesys"
 
 	"github.com/pairdb/pairdb/integration/podtest"
 )
@@ -63,17 +65,33 @@ func TestOverlaysAreAsSafeAsTheyPromise(t *testing.T) {
 	}
 }
 
-// Danger: a component that is only ever read loses what the overlay promises, or half of the probes.
-func TestOverlaysWithCertificatesAreAsSafe(t *testing.T) {
+// secured renders an overlay with the component tls, and more of them.
+func secured(t *testing.T, overlay string, more ...string) []runtime.Object {
+	t.Helper()
+	objects, err := RenderDir(withComponents(t, overlay, append([]string{"tls"}, more...)...))
+	require.NoError(t, err)
+	return objects
+}
+
+// withComponents returns a directory with a kustomization of an overlay and components.
+func withComponents(t *testing.T, overlay string, components ...string) string {
+	t.Helper()
 	dir := t.TempDir()
 	require.NoError(t, os.CopyFS(dir, os.DirFS(filepath.Join(root, "deploy", "k8s"))))
+	mine := filepath.Join(dir, "mine")
+	require.NoError(t, os.Mkdir(mine, 0o755))
+	text := fmt.Sprintf("resources: [../overlays/%s]\ncomponents:\n", overlay)
+	for _, c := range components {
+		text += "  - ../components/" + c + "\n"
+	}
+	require.NoError(t, os.WriteFile(filepath.Join(mine, "kustomization.yaml"), []byte(text), 0o600))
+	return mine
+}
+
+// Danger: a component that is only ever read loses what the overlay promises, or half of the probes.
+func TestOverlaysWithCertificatesAreAsSafe(t *testing.T) {
 	for _, overlay := range Overlays {
-		secure := filepath.Join(dir, "secure-"+overlay)
-		require.NoError(t, os.Mkdir(secure, 0o755))
-		text := fmt.Sprintf("resources: [../overlays/%s]\ncomponents: [../components/tls]\n", overlay)
-		require.NoError(t, os.WriteFile(filepath.Join(secure, "kustomization.yaml"), []byte(text), 0o600))
-		objects, err := RenderDir(secure)
-		require.NoError(t, err)
+		objects := secured(t, overlay)
 		require.Empty(t, Check(objects), overlay)
 		set := setOf(t, objects, "pairdb")
 		files := 0
@@ -100,7 +118,7 @@ func TestOverlaysWithCertificatesAreAsSafe(t *testing.T) {
 		}
 		for _, o := range objects {
 			if m, ok := o.(*corev1.ConfigMap); ok && strings.HasPrefix(m.Name, "pairdb-") {
-				for key, file := range map[string]string{"PAIRDB_TLS_CERT": "/etc/pairdb/tls/tls.crt", "PAIRDB_TLS_KEY": "/etc/pairdb/tls/tls.key", "PAIRDB_TLS_CA": "/etc/pairdb/tls/ca.crt", "PAIRDB_GOSSIP_KEYRING": "/etc/pairdb/gossip/keyring"} {
+				for key, file := range map[string]string{"PAIRDB_TLS_CERT": "/etc/pairdb/tls/tls.crt", "PAIRDB_TLS_KEY": "/etc/pairdb/tls/tls.key", "PAIRDB_TLS_CA": "/etc/pairdb/tls/ca.crt", "PAIRDB_GOSSIP_KEYRING": "/etc/pairdb/gossip/keyring", "PAIRDB_NATS_URL": "tls://nats:4222", "PAIRDB_NATS_CA": "/etc/pairdb/tls/ca.crt"} {
 					require.Equal(t, file, m.Data[key])
 				}
 			}
@@ -391,5 +409,40 @@ func TestMonitorNamesThePortsOfThePods(t *testing.T) {
 	for _, c := range containers(&set.Spec.Template.Spec) {
 		require.Contains(t, asked, c.Name)
 		require.True(t, slices.ContainsFunc(c.Ports, func(p corev1.ContainerPort) bool { return p.Name == c.Name }), "%s has no port of its name", c.Name)
+	}
+}
+
+// Danger: a cluster with certificates looks well because nothing of it is scraped.
+func TestMonitorOfACertifiedClusterHasACertificate(t *testing.T) {
+	all, err := krusty.MakeKustomizer(krusty.MakeDefaultOptions()).Run(filesys.MakeFsOnDisk(), withComponents(t, "prod", "tls", "monitoring", "monitoring-tls"))
+	require.NoError(t, err)
+	type key struct{ Name, Key string }
+	type secret struct{ Secret key }
+	var monitor struct {
+		Spec struct {
+			PodMetricsEndpoints []struct {
+				Port, Scheme string
+				TLSConfig    struct {
+					CA, Cert   secret
+					KeySecret  key    `yaml:"keySecret"`
+					ServerName string `yaml:"serverName"`
+				} `yaml:"tlsConfig"`
+			} `yaml:"podMetricsEndpoints"`
+		}
+	}
+	for _, r := range all.Resources() {
+		if r.GetKind() == "PodMonitor" {
+			text, err := r.AsYAML()
+			require.NoError(t, err)
+			require.NoError(t, yaml.Unmarshal(text, &monitor))
+		}
+	}
+	require.Len(t, monitor.Spec.PodMetricsEndpoints, len(users)-1, "one for each container of a pod")
+	for _, e := range monitor.Spec.PodMetricsEndpoints {
+		require.Equal(t, "https", e.Scheme, e.Port)
+		require.Equal(t, key{"pairdb-monitor", "ca.crt"}, e.TLSConfig.CA.Secret, e.Port)
+		require.Equal(t, key{"pairdb-monitor", "tls.crt"}, e.TLSConfig.Cert.Secret, e.Port)
+		require.Equal(t, key{"pairdb-monitor", "tls.key"}, e.TLSConfig.KeySecret, e.Port)
+		require.Equal(t, "pairdb-0.pairdb-headless.pairdb.svc", e.TLSConfig.ServerName, "a name that the certificates of docs/DEPLOYMENT.md have")
 	}
 }

@@ -10,7 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/meta"
 
+	"github.com/pairdb/pairdb/integration/deploytest"
 	"github.com/pairdb/pairdb/integration/podtest"
 )
 
@@ -38,6 +40,7 @@ components: [../../components/tls]
 		two := int32(2)
 		set.Spec.Replicas = &two
 	})
+	w.nats(dir)
 	tls := "TLS=" + filepath.Join(t.TempDir(), "tls")
 	w.step(t, "tls-secrets", time.Minute, tls)
 	podtest.Eventually(t, patience, "both pods are ready", func() bool {
@@ -68,7 +71,34 @@ deploy/k8s/pairctl pairdb-1 --tls-server-name pairdb-1.pairdb-headless.` + w.nam
 	second = strings.NewReplacer(".pairdb.svc", "."+w.namespace+".svc", " put greeting hello", " get greeting").Replace(second)
 	require.Contains(t, w.shell(t, time.Minute, second, env...), "hello", "what one has was brought to the other")
 
+	// NATS shows the certificate that the pods expect, and has their events.
+	require.Contains(t, w.shell(t, time.Minute, `
+kubectl -n "$NAMESPACE" port-forward svc/nats :4222 >"$TLS/forward" &
+trap 'kill $!' EXIT
+until grep -q 'from 127' "$TLS/forward"; do sleep 0.2; done
+port=$(sed -n 's/.*from 127.0.0.1:\([0-9]*\) .*/\1/p' "$TLS/forward")
+export PAIRDB_NATS_CA="$TLS/ca.pem"
+if pairctl events --nats "nats://localhost:$port" --since 1h --limit 1; then exit 1; fi 2>/dev/null
+until pairctl events --nats "tls://localhost:$port" --since 1h --limit 2 | grep node.ready; do sleep 0.5; done`, env...), "node.ready")
+
 	// In the clear nobody is answered.
 	out = w.shell(t, time.Minute, "if out=$(deploy/k8s/pairctl pairdb-0 get greeting 2>&1); then exit 1; fi; echo \"$out\"", env...)
 	require.Contains(t, out, "--tls-cert")
+}
+
+// nats adds what installDir leaves out: the NATS of the overlay.
+func (w *wrong) nats(dir string) {
+	w.t.Helper()
+	objects, err := deploytest.RenderDir(dir)
+	require.NoError(w.t, err)
+	for _, o := range objects {
+		a, err := meta.Accessor(o)
+		require.NoError(w.t, err)
+		switch o.(type) {
+		case *corev1.ConfigMap, *corev1.Service, *corev1.ServiceAccount, *appsv1.StatefulSet:
+			if a.SetNamespace(w.namespace); strings.HasPrefix(a.GetName(), "nats") {
+				w.apply(o)
+			}
+		}
+	}
 }

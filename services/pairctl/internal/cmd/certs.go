@@ -56,15 +56,20 @@ func (a *app) certsCmd() *cobra.Command {
 		Long: `certs makes an authority in --dir unless there is one, and a certificate with its key for each role:
 ` + strings.Join(identity.RoleNames(), ", ") + `; without arguments for all of them. The files are ROLE.pem, ROLE.key and ca.pem; those that
 are there are replaced, and running processes take the new ones up by themselves. With --file one
-certificate has all the roles that are named. The key of the authority lies beside it: for production use
+certificate has all the roles that are named. nats in place of a role is the certificate of a NATS server
+at --hosts: it has none, so that nobody takes that server for a node. The key of the authority lies beside it: for production use
 one that is kept apart (docs/SECURITY.md).
 
   pairctl certs --dir tls --hosts localhost,127.0.0.1
   pairctl certs --dir tls client --name shop
-  pairctl certs --dir tls operator client --file admin`,
+  pairctl certs --dir tls operator client --file admin
+  pairctl certs --dir tls nats --hosts nats,localhost`,
 		RunE: func(_ *cobra.Command, roles []string) error {
 			if len(roles) == 0 {
 				roles = identity.RoleNames()
+			}
+			if len(roles) == 1 && roles[0] == natsServer {
+				return a.natsCert(dir, l)
 			}
 			for _, r := range roles {
 				if _, err := identity.ParseRole(r); err != nil {
@@ -85,6 +90,23 @@ one that is kept apart (docs/SECURITY.md).
 	f.StringSliceVar(&l.Hosts, "hosts", []string{"localhost", "127.0.0.1", "::1"}, "names and addresses at which nodes are reached")
 	f.DurationVar(&l.Valid, "valid", 90*24*time.Hour, "how long the certificates are good for")
 	return c
+}
+
+// natsServer stands in the place of a role, and is the name of its files.
+const natsServer = "nats"
+
+func (a *app) natsCert(dir string, l authority.Leaf) error {
+	ca, err := authority.Open(dir)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errInput, err)
+	}
+	l.File = natsServer
+	files, err := ca.Issue(l)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errInput, err)
+	}
+	fmt.Fprintf(a.Out, "%s: %s\nauthority: %s\n", natsServer, files.TLSCert, ca.CertPath())
+	return nil
 }
 
 func (a *app) certs(dir, file string, roles []string, l authority.Leaf) error {
