@@ -260,8 +260,8 @@ lint: $(TOOLS)/staticcheck ## formatting, go vet, staticcheck
 	@for m in libs libs/client libs/localpod libs/tracing services $(BENCH) integration; do (cd $$m && $(TOOLS)/staticcheck ./...); done
 	@cd integration/bench && GOWORK=off go vet ./... && GOWORK=off $(TOOLS)/staticcheck ./...
 
-# What images are made of: IMAGES/linux_ARCH/BINARY. Each file has the time of the commit, so that two
-# builds of one commit have equal layers.
+# What images are made of: IMAGES/linux_ARCH/BINARY. Each file has the time of the commit, and so has the image: two
+# builds of one commit are one image.
 IMAGES   ?= bin/images
 ARCH     ?= $(shell go env GOARCH)
 ARCHS    ?= $(ARCH)
@@ -279,10 +279,16 @@ image-binaries: ## static binaries for images, in IMAGES/linux_ARCH: ARCHS="amd6
 
 # With BUILDER, an image with Go and make, it compiles in a container (needs BuildKit), else on the host.
 .PHONY: images
-images: $(if $(BUILDER),image-binaries-in-container,image-binaries) ## container images pairdb/BINARY:VERSION and :dev (BUILDER=golang:1.26 compiles in a container)
+images: $(if $(BUILDER),image-binaries-in-container,image-binaries) $(TOOLS)/retime ## container images pairdb/BINARY:VERSION and :dev (BUILDER=golang:1.26 compiles in a container)
 	@for t in $(BINARIES) nats; do \
-	  docker build -q -f deploy/docker/Dockerfile --target $$t --build-arg TARGETARCH=$(ARCH) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) \
-	    -t pairdb/$$t:$(VERSION) -t pairdb/$$t:dev $(IMAGES) >/dev/null; echo pairdb/$$t:$(VERSION); done
+	  ARCH=$(ARCH) ./integration/scripts/build-image $$t $(IMAGES) $(VERSION) $(REVISION) $(EPOCH) pairdb/$$t:$(VERSION) pairdb/$$t:dev || exit 1; \
+	  echo pairdb/$$t:$(VERSION); done
+
+.PHONY: image-tool
+image-tool: $(TOOLS)/retime
+
+$(TOOLS)/retime: .tools/retime/go.mod .tools/retime/go.sum .tools/retime/main.go
+	@cd .tools/retime && GOWORK=off go build -o ../bin/ .
 
 .PHONY: image-binaries-in-container
 image-binaries-in-container:
