@@ -124,7 +124,7 @@ movement-long: build ## data moves between pods: full sizes, every death at ever
 
 DURATION ?= 3m
 .PHONY: robust
-robust: build ## clusters under traffic and faults, judged: DURATION=3m SEED=n KINDS=list (root, strace, iptables)
+robust: build ## clusters under traffic and faults, judged: DURATION=3m SEED=n KINDS=list (root, strace, iptables, Docker)
 	@cd integration && PAIRDB_ROBUST_DURATION=$(DURATION) PAIRDB_ROBUST_SEED=$(SEED) PAIRDB_ROBUST_KINDS='$(KINDS)' \
 	  go test -count=1 -timeout 24h -v -run 'UnderNemesis' ./robustness
 

@@ -1,6 +1,6 @@
-// Package cluster runs several pods of the built binaries as one cluster, as processes of this machine or in
-// network namespaces of their own, and takes processes, disks and links away from them. It never imports a
-// service.
+// Package cluster runs several pods of the built binaries as one cluster, as processes of this machine, in
+// network namespaces of their own or in containers, and takes processes, disks and links away from them. It
+// never imports a service.
 package cluster
 
 import (
@@ -75,8 +75,8 @@ type Node interface {
 	Shift(Binary, time.Duration) error
 }
 
-// Cluster is a set of nodes with a NATS server. A runner makes one: Local, Namespaces, or any other that
-// implements it; a scenario asks for no more than this.
+// Cluster is a set of nodes with a NATS server. A runner makes one: Local, Namespaces, Containers; a
+// scenario asks for no more than this.
 type Cluster interface {
 	// Nodes are all nodes that were started, those that are stopped included.
 	Nodes() []Node
@@ -84,8 +84,9 @@ type Cluster interface {
 	Add(context.Context) (Node, error)
 	StopNATS()
 	StartNATS() error
-	// Cut drops everything that goes from one node to another, one way; ErrUnsupported where there is no
-	// network between them. Mend ends all cuts.
+	// Cut drops everything that goes from one node to another: one way, or, where the network knows no less
+	// than whole nodes, all that goes to and from the first one, its clients included. ErrUnsupported where
+	// there is no network between them. Mend ends all cuts.
 	Cut(from, to Node) error
 	Mend() error
 	// Close ends all processes.

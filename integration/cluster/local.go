@@ -15,9 +15,10 @@ import (
 	"github.com/pairdb/pairdb/libs/localpod"
 )
 
-// Options of Local and Namespaces.
+// Options of all runners.
 type Options struct {
-	// Binaries is the directory of the built binaries, Dir an empty one for the data.
+	// Binaries is the directory of the built binaries, unless there are images of them; Dir an empty one for
+	// the data.
 	Binaries, Dir string
 	// Nodes is the number of nodes at the start.
 	Nodes int
@@ -78,7 +79,7 @@ func (c *local) podEnv(pod *localpod.Pod) ([]string, error) {
 	if c.net != nil {
 		host = c.net.gateway
 	}
-	p, err := listen(host, pod.Addr)
+	p, err := listen(host, func() string { return pod.Addr })
 	if err != nil {
 		return nil, err
 	}
@@ -159,8 +160,7 @@ func (c *local) Close() {
 	}
 }
 
-// Unmount takes the volumes away that Local and Namespaces made below a directory; what is on them is gone
-// then.
+// Unmount takes the volumes away that runners made below a directory; what is on them is gone then.
 func Unmount(dir string) error {
 	mounted, err := filepath.Glob(filepath.Join(dir, "node-*", ballast))
 	if err != nil {

@@ -9,10 +9,10 @@ import (
 )
 
 // proxy passes TCP connections on to a node, each chunk of bytes as late as it is told. Nothing is dropped
-// or put in another order: that is TCP's promise.
+// or put in another order: that is TCP's promise. The node may have another address for each of them.
 type proxy struct {
 	l     net.Listener
-	to    string
+	to    func() string
 	delay atomic.Int64 // time.Duration
 
 	mu    sync.Mutex
@@ -21,7 +21,7 @@ type proxy struct {
 	done  sync.WaitGroup
 }
 
-func listen(host, to string) (*proxy, error) {
+func listen(host string, to func() string) (*proxy, error) {
 	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return nil, err
@@ -83,7 +83,7 @@ func (p *proxy) pass(in net.Conn) {
 		return
 	}
 	defer p.release(in)
-	out, err := net.DialTimeout("tcp", p.to, 5*time.Second)
+	out, err := net.DialTimeout("tcp", p.to(), 5*time.Second)
 	if err != nil || !p.hold(out) {
 		return // as if nobody listened
 	}

@@ -27,7 +27,7 @@ func TestProxyDelaysAndChangesNothing(t *testing.T) {
 			}()
 		}
 	}()
-	p, err := listen("127.0.0.1", l.Addr().String())
+	p, err := listen("127.0.0.1", l.Addr().String)
 	require.NoError(t, err)
 	defer p.Close()
 	c, err := net.Dial("tcp", p.Addr())

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -52,19 +53,28 @@ type Options struct {
 	// Env is added to the environment of every process of the pods, as KEY=value:
 	// "PAIRDB_REPLICATION_FACTOR=2". docs/CONFIGURATION.md lists the keys.
 	Env []string
+	// Dir is a directory of this machine in which the pods keep their data and their sockets (Pod.DataDir,
+	// Pod.Socket): for tests that look into them or go on with them. The processes run as the user of the test
+	// then, whose directory it is, and Docker must run on this machine. Default: volumes, which end with the
+	// cluster.
+	Dir string
 	// StartTimeout bounds the start, pulling images included; default 2 minutes.
 	StartTimeout time.Duration
 }
 
 // Cluster is a running set of pods. Its methods may be called concurrently.
 type Cluster struct {
+	options Options
 	docker  *client.Client
 	network *testcontainers.DockerNetwork
+	subnet  netip.Prefix
 	nats    *testcontainers.DockerContainer
-	natsURL string
-	pods    []*Pod
 	end     sync.Once
 	endErr  error
+
+	mu      sync.Mutex
+	natsURL string // guarded by mu
+	pods    []*Pod // guarded by mu; only ever grows
 }
 
 // Start is Run for tests: the cluster is terminated when the test ends, and the test fails at once if there
@@ -111,47 +121,76 @@ func Run(ctx context.Context, o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("pairdbtest: %w", err)
 	}
-	c := &Cluster{docker: docker.Client}
-	if err := c.start(ctx, o); err != nil {
+	c := &Cluster{options: o, docker: docker.Client}
+	if err := c.start(ctx); err != nil {
 		logs := c.Logs(context.Background())
 		return nil, errors.Join(fmt.Errorf("pairdbtest: %w\n%s", err, logs), c.Terminate(context.Background()))
 	}
 	return c, nil
 }
 
-func (c *Cluster) start(ctx context.Context, o Options) error {
-	subnet, err := c.createNetwork(ctx)
-	if err != nil {
+func (c *Cluster) start(ctx context.Context) error {
+	if c.options.Dir != "" && c.remote() {
+		return fmt.Errorf("the pods can't keep their data in %s: Docker is at %s", c.options.Dir, c.docker.DaemonHost())
+	}
+	if err := c.createNetwork(ctx); err != nil {
 		return err
 	}
-	if err := c.startNATS(ctx, o.Images.NATS, hostOf(subnet, natsHost)); err != nil {
+	if err := c.startNATS(ctx); err != nil {
 		return err
 	}
-	var seeds []string
-	for i := range o.Nodes {
-		p := &Pod{Name: fmt.Sprintf("node-%d", i), cluster: c, ip: hostOf(subnet, firstPodHost+i)}
-		c.pods = append(c.pods, p)
-		seeds = append(seeds, p.Name+":7946")
+	for range c.options.Nodes {
+		if _, err := c.layOut(); err != nil {
+			return err
+		}
 	}
 	// A pod starts within a group: what one is waiting for must not hold up the others.
 	g, started := errgroup.WithContext(ctx)
-	for _, p := range c.pods {
-		g.Go(func() error {
-			return p.create(started, o, localpod.Layout{
-				NodeID: p.Name, AdvertiseAddr: p.Name + ":8080", Seeds: seeds,
-				NATSURL: "nats://nats:4222", AtOnce: true, Env: o.Env,
-			})
-		})
+	for _, p := range c.Pods() {
+		g.Go(func() error { return p.create(started, true) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	for _, p := range c.pods {
+	for _, p := range c.Pods() {
 		if err := p.AwaitReady(ctx); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// layOut makes the next pod, without its containers.
+func (c *Cluster) layOut() (*Pod, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := len(c.pods)
+	if n == MaxNodes {
+		return nil, fmt.Errorf("there are %d pods: no more are possible", n)
+	}
+	p := &Pod{Name: fmt.Sprintf("node-%d", n), cluster: c, ip: hostOf(c.subnet, firstPodHost+n)}
+	if c.options.Dir != "" {
+		dir := filepath.Join(c.options.Dir, p.Name)
+		p.DataDir, p.Socket = filepath.Join(dir, "data"), filepath.Join(dir, "run", "node.sock")
+	}
+	c.pods = append(c.pods, p)
+	return p, nil
+}
+
+// Add starts one more pod, which takes over its ranges from the others, and waits until its node serves. One
+// that does not get ready stays until Terminate.
+func (c *Cluster) Add(ctx context.Context) (*Pod, error) {
+	p, err := c.layOut()
+	if err != nil {
+		return nil, fmt.Errorf("pairdbtest: add a pod: %w", err)
+	}
+	if err := p.create(ctx, false); err != nil {
+		return nil, fmt.Errorf("pairdbtest: add a pod: %w", err)
+	}
+	if err := p.awaitReady(ctx, localpod.StorageNode); err != nil {
+		return nil, fmt.Errorf("pairdbtest: add a pod: %s is not ready: %w", p.Name, err)
+	}
+	return p, nil
 }
 
 // Hosts of the network's addresses: Docker gives the first to the gateway.
@@ -175,44 +214,93 @@ const networkTries = 5
 // createNetwork makes the network of the pods. Docker gives a container an address of its own choice only in
 // a network whose subnet was given to it, and a pod that comes back must have the address that it had: so
 // Docker chooses a free subnet, and the network is made once more with it.
-func (c *Cluster) createNetwork(ctx context.Context) (netip.Prefix, error) {
+func (c *Cluster) createNetwork(ctx context.Context) error {
 	var last error
 	for range networkTries {
 		free, err := network.New(ctx, network.WithLabels(labels()))
 		if err != nil {
-			return netip.Prefix{}, err
+			return err
 		}
 		seen, err := c.docker.NetworkInspect(ctx, free.ID, client.NetworkInspectOptions{})
 		if err := errors.Join(err, free.Remove(ctx)); err != nil {
-			return netip.Prefix{}, fmt.Errorf("network: %w", err)
+			return fmt.Errorf("network: %w", err)
 		}
 		if len(seen.Network.IPAM.Config) == 0 {
-			return netip.Prefix{}, fmt.Errorf("network: Docker gives no subnet to %s", free.Name)
+			return fmt.Errorf("network: Docker gives no subnet to %s", free.Name)
 		}
-		subnet := seen.Network.IPAM.Config[0].Subnet
-		ipam := &dockernet.IPAM{Config: []dockernet.IPAMConfig{{Subnet: subnet}}}
+		c.subnet = seen.Network.IPAM.Config[0].Subnet
+		ipam := &dockernet.IPAM{Config: []dockernet.IPAMConfig{{Subnet: c.subnet}}}
 		if c.network, last = network.New(ctx, network.WithLabels(labels()), network.WithIPAM(ipam)); last == nil {
-			return subnet, nil
+			return nil
 		}
 	}
-	return netip.Prefix{}, last
+	return last
 }
 
-func (c *Cluster) startNATS(ctx context.Context, image string, ip netip.Addr) error {
+func (c *Cluster) startNATS(ctx context.Context) error {
 	var err error
-	c.nats, err = testcontainers.Run(ctx, image,
+	c.nats, err = testcontainers.Run(ctx, c.options.Images.NATS,
 		testcontainers.WithCmd("--jetstream", "--store_dir", "/data"),
 		testcontainers.WithTmpfs(map[string]string{"/data": "mode=1777"}),
 		testcontainers.WithLabels(labels()),
 		testcontainers.WithWaitStrategy(wait.ForLog("Server is ready")),
-		c.attach("nats", ip),
-		c.publish("4222/tcp"),
+		c.attach("nats", hostOf(c.subnet, natsHost)),
+		c.publish(natsPort),
 	)
 	if err != nil {
 		return fmt.Errorf("NATS: %w", err)
 	}
-	c.natsURL, err = c.nats.PortEndpoint(ctx, "4222/tcp", "nats")
-	return err
+	return c.readNATSURL(ctx)
+}
+
+const natsPort = "4222/tcp"
+
+// readNATSURL learns where Docker has published NATS.
+func (c *Cluster) readNATSURL(ctx context.Context) error {
+	url, err := c.nats.PortEndpoint(ctx, natsPort, "nats")
+	if err != nil {
+		return fmt.Errorf("NATS: %w", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.natsURL = url
+	return nil
+}
+
+// StopNATS ends the NATS server at once. The pods have to go on without it.
+func (c *Cluster) StopNATS(ctx context.Context) error {
+	if err := c.kill(ctx, c.nats); err != nil {
+		return fmt.Errorf("stop NATS: %w", err)
+	}
+	return nil
+}
+
+// StartNATS starts the NATS server again after StopNATS, without what its streams had. The pods find it where
+// it was; for the test Docker chooses another port: NATSURL has changed.
+func (c *Cluster) StartNATS(ctx context.Context) error {
+	if _, err := c.docker.ContainerStart(ctx, c.nats.GetContainerID(), client.ContainerStartOptions{}); err != nil {
+		return fmt.Errorf("start NATS: %w", err)
+	}
+	return c.readNATSURL(ctx)
+}
+
+// kill ends a container at once and waits for its end.
+func (c *Cluster) kill(ctx context.Context, which *testcontainers.DockerContainer) error {
+	if _, err := c.docker.ContainerKill(ctx, which.GetContainerID(), client.ContainerKillOptions{Signal: "KILL"}); err != nil {
+		return err
+	}
+	ended := c.ended(ctx, which)
+	select {
+	case <-ended.Result:
+		return nil
+	case err := <-ended.Error:
+		return err
+	}
+}
+
+// ended says when a container has ended, or that it does not run.
+func (c *Cluster) ended(ctx context.Context, which *testcontainers.DockerContainer) client.ContainerWaitResult {
+	return c.docker.ContainerWait(ctx, which.GetContainerID(), client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
 }
 
 // attach has a container be in the network of the pods, under a name and an address.
@@ -232,7 +320,7 @@ func (c *Cluster) attach(name string, ip netip.Addr) testcontainers.CustomizeReq
 func (c *Cluster) publish(ports ...string) testcontainers.CustomizeRequestOption {
 	return func(r *testcontainers.GenericContainerRequest) error {
 		r.ExposedPorts = append(r.ExposedPorts, ports...)
-		if strings.HasPrefix(c.docker.DaemonHost(), "tcp:") || strings.HasPrefix(c.docker.DaemonHost(), "http") {
+		if c.remote() {
 			return nil
 		}
 		return testcontainers.WithHostConfigModifier(func(h *container.HostConfig) {
@@ -244,20 +332,33 @@ func (c *Cluster) publish(ports ...string) testcontainers.CustomizeRequestOption
 	}
 }
 
+// remote reports whether Docker may run on another machine.
+func (c *Cluster) remote() bool {
+	return strings.HasPrefix(c.docker.DaemonHost(), "tcp:") || strings.HasPrefix(c.docker.DaemonHost(), "http")
+}
+
 // Pods returns the pods in the order of their numbers; their names are node-0, node-1, ….
-func (c *Cluster) Pods() []*Pod { return slices.Clone(c.pods) }
+func (c *Cluster) Pods() []*Pod {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Clone(c.pods)
+}
 
 // Addr is where the first pod's node serves clients, host:port.
-func (c *Cluster) Addr() string { return c.pods[0].Addr() }
+func (c *Cluster) Addr() string { return c.Pods()[0].Addr() }
 
-// NATSURL is where the NATS server of the pods is reached from the test.
-func (c *Cluster) NATSURL() string { return c.natsURL }
+// NATSURL is where the NATS server of the pods is reached from the test. StartNATS changes it.
+func (c *Cluster) NATSURL() string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.natsURL
+}
 
 // Logs returns the end of the log of each container. What can't be read is left out.
 func (c *Cluster) Logs(ctx context.Context) string {
 	var b strings.Builder
 	logsOf(ctx, &b, "nats", c.nats)
-	for _, p := range c.pods {
+	for _, p := range c.Pods() {
 		for _, binary := range localpod.Binaries() {
 			logsOf(ctx, &b, p.Name+" "+binary, p.Container(binary))
 		}
@@ -281,7 +382,7 @@ func (c *Cluster) terminate(ctx context.Context) error {
 		defer mu.Unlock()
 		errs = append(errs, err)
 	}
-	for _, p := range c.pods {
+	for _, p := range c.Pods() {
 		wg.Go(func() { add(p.terminate(ctx)) })
 	}
 	wg.Go(func() { add(terminate(ctx, c.nats)) })

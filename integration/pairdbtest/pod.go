@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"os"
 	"path"
+	"path/filepath"
 	"strings"
 	"sync"
 	"time"
@@ -44,6 +46,9 @@ const grpcPort = "8080/tcp"
 type Pod struct {
 	// Name is the node id, and the name of the pod in its network.
 	Name string
+	// DataDir is the data directory of its node, Socket the path of its socket, on this machine; without
+	// Options.Dir both are empty.
+	DataDir, Socket string
 
 	cluster *Cluster
 	ip      netip.Addr
@@ -55,32 +60,35 @@ type Pod struct {
 	addrs      map[string]string                          // guarded by mu; by port, as the test reaches them
 }
 
-// create starts the containers of the pod.
-func (p *Pod) create(ctx context.Context, o Options, l localpod.Layout) error {
-	id := uuid.NewString()
-	data, socket := "pairdb-data-"+id, "pairdb-socket-"+id
-	p.volumes = []string{data, socket}
-	mounts := testcontainers.WithMounts(
-		volumeMount(data, dataDir, nil),
-		volumeMount(socket, socketDir, &mount.Driver{Name: "local", Options: map[string]string{
-			"type": "tmpfs", "device": "tmpfs", "o": fmt.Sprintf("mode=0770,uid=%d,gid=%d", uid, gid),
-		}}),
-	)
+// create starts the containers of the pod; begins says that it is of a cluster that has no data yet.
+func (p *Pod) create(ctx context.Context, begins bool) error {
+	o := p.cluster.options
+	mounts, user, err := p.storage()
+	if err != nil {
+		return fmt.Errorf("%s: directories: %w", p.Name, err)
+	}
 	ports := []string{grpcPort}
 	for _, port := range opsPorts {
 		ports = append(ports, port)
 	}
-	var err error
 	p.sandbox, err = testcontainers.Run(ctx, o.Images.Pause,
 		testcontainers.WithLabels(labels()), mounts, p.cluster.attach(p.Name, p.ip), p.cluster.publish(ports...))
 	if err != nil {
 		return fmt.Errorf("%s: network: %w", p.Name, err)
 	}
-	if err := p.own(ctx, dataDir); err != nil {
-		return err
+	if len(p.volumes) > 0 {
+		if err := p.own(ctx, dataDir); err != nil {
+			return err
+		}
 	}
 	if err := p.readAddrs(ctx); err != nil {
 		return err
+	}
+	l := localpod.Layout{
+		NodeID: p.Name, AdvertiseAddr: p.Name + ":8080", NATSURL: "nats://nats:4222", AtOnce: begins, Env: o.Env,
+	}
+	for _, other := range p.cluster.Pods() {
+		l.Seeds = append(l.Seeds, other.Name+":7946")
 	}
 	for _, binary := range localpod.Binaries() {
 		env := map[string]string{}
@@ -90,7 +98,7 @@ func (p *Pod) create(ctx context.Context, o Options, l localpod.Layout) error {
 		}
 		c, err := testcontainers.Run(ctx, o.Images.of(binary),
 			testcontainers.WithEnv(env), testcontainers.WithLabels(labels()), mounts,
-			testcontainers.WithConfigModifier(func(c *container.Config) { c.User = fmt.Sprintf("%d:%d", uid, gid) }),
+			testcontainers.WithConfigModifier(func(c *container.Config) { c.User = user }),
 			testcontainers.WithHostConfigModifier(func(h *container.HostConfig) {
 				h.NetworkMode = container.NetworkMode("container:" + p.sandbox.GetContainerID())
 				h.ReadonlyRootfs = true
@@ -103,6 +111,31 @@ func (p *Pod) create(ctx context.Context, o Options, l localpod.Layout) error {
 		}
 	}
 	return nil
+}
+
+// storage returns the mounts of the pod's containers, and the user to whom they belong.
+func (p *Pod) storage() (_ testcontainers.ContainerCustomizer, user string, err error) {
+	if p.DataDir == "" {
+		id := uuid.NewString()
+		data, socket := "pairdb-data-"+id, "pairdb-socket-"+id
+		p.volumes = []string{data, socket}
+		return testcontainers.WithMounts(
+			volumeMount(data, dataDir, nil),
+			volumeMount(socket, socketDir, &mount.Driver{Name: "local", Options: map[string]string{
+				"type": "tmpfs", "device": "tmpfs", "o": fmt.Sprintf("mode=0770,uid=%d,gid=%d", uid, gid),
+			}}),
+		), fmt.Sprintf("%d:%d", uid, gid), nil
+	}
+	var mounts []mount.Mount
+	for source, target := range map[string]string{p.DataDir: dataDir, filepath.Dir(p.Socket): socketDir} {
+		if err := os.MkdirAll(source, 0o770); err != nil {
+			return nil, "", err
+		}
+		mounts = append(mounts, mount.Mount{Type: mount.TypeBind, Source: source, Target: target})
+	}
+	return testcontainers.WithHostConfigModifier(func(h *container.HostConfig) {
+		h.Mounts = append(h.Mounts, mounts...)
+	}), fmt.Sprintf("%d:%d", os.Getuid(), os.Getgid()), nil
 }
 
 func volumeMount(name, target string, driver *mount.Driver) testcontainers.ContainerMount {
@@ -201,7 +234,7 @@ func (p *Pod) AwaitReady(ctx context.Context) error {
 func (p *Pod) awaitReady(ctx context.Context, binary string) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	ended := p.ended(ctx, binary)
+	ended := p.cluster.ended(ctx, p.Container(binary))
 	go func() {
 		select {
 		case <-ended.Result:
@@ -219,29 +252,50 @@ func (p *Pod) awaitReady(ctx context.Context, binary string) error {
 	return nil
 }
 
-// ended says when a process has ended.
-func (p *Pod) ended(ctx context.Context, binary string) client.ContainerWaitResult {
-	return p.cluster.docker.ContainerWait(ctx, p.Container(binary).GetContainerID(),
-		client.ContainerWaitOptions{Condition: container.WaitConditionNotRunning})
+// Wait waits until a process (localpod.StorageNode, …) does not run, and returns its exit code.
+func (p *Pod) Wait(ctx context.Context, binary string) (code int, err error) {
+	ended := p.cluster.ended(ctx, p.Container(binary))
+	select {
+	case r := <-ended.Result:
+		return int(r.StatusCode), nil
+	case err := <-ended.Error:
+		return 0, fmt.Errorf("wait for %s of %s: %w", binary, p.Name, err)
+	}
+}
+
+// Signal sends a signal ("STOP") to a process (localpod.StorageNode, …). It fails when that does not run.
+func (p *Pod) Signal(ctx context.Context, binary, signal string) error {
+	id := p.Container(binary).GetContainerID()
+	if _, err := p.cluster.docker.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: signal}); err != nil {
+		return fmt.Errorf("send %s to %s of %s: %w", signal, binary, p.Name, err)
+	}
+	return nil
 }
 
 // Kill ends a process (localpod.StorageNode, …) at once, as the kernel does to one that takes too much
 // memory, and waits for its end. Nobody starts it again but Start.
 func (p *Pod) Kill(ctx context.Context, binary string) error {
-	id := p.Container(binary).GetContainerID()
-	if _, err := p.cluster.docker.ContainerKill(ctx, id, client.ContainerKillOptions{Signal: "KILL"}); err != nil {
+	if err := p.cluster.kill(ctx, p.Container(binary)); err != nil {
 		return fmt.Errorf("kill %s of %s: %w", binary, p.Name, err)
 	}
-	ended := p.ended(ctx, binary)
-	select {
-	case <-ended.Result:
-		return nil
-	case err := <-ended.Error:
-		return fmt.Errorf("kill %s of %s: %w", binary, p.Name, err)
-	}
+	return nil
 }
 
-// Start starts a process that was killed, with what it had stored.
+// stopTimeout is how long a process may take to end when it is asked to: as a kubelet waits.
+const stopTimeout = 30 // seconds
+
+// Stop asks a process (localpod.StorageNode, …) to end, and waits for its end; it kills one that takes too
+// long. Nobody starts it again but Start.
+func (p *Pod) Stop(ctx context.Context, binary string) error {
+	timeout := stopTimeout
+	id := p.Container(binary).GetContainerID()
+	if _, err := p.cluster.docker.ContainerStop(ctx, id, client.ContainerStopOptions{Timeout: &timeout}); err != nil {
+		return fmt.Errorf("stop %s of %s: %w", binary, p.Name, err)
+	}
+	return nil
+}
+
+// Start starts a process that has ended, with what it had stored.
 func (p *Pod) Start(ctx context.Context, binary string) error {
 	if _, err := p.cluster.docker.ContainerStart(ctx, p.Container(binary).GetContainerID(), client.ContainerStartOptions{}); err != nil {
 		return fmt.Errorf("start %s of %s: %w", binary, p.Name, err)
