@@ -71,14 +71,14 @@ deploy/k8s/pairctl pairdb-1 --tls-server-name pairdb-1.pairdb-headless.` + w.nam
 	second = strings.NewReplacer(".pairdb.svc", "."+w.namespace+".svc", " put greeting hello", " get greeting").Replace(second)
 	require.Contains(t, w.shell(t, time.Minute, second, env...), "hello", "what one has was brought to the other")
 
-	// NATS shows the certificate that the pods expect, and has their events.
+	// NATS shows the certificate that the pods expect, which nobody else knows, and has their events.
 	require.Contains(t, w.shell(t, time.Minute, `
 kubectl -n "$NAMESPACE" port-forward svc/nats :4222 >"$TLS/forward" &
 trap 'kill $!' EXIT
 until grep -q 'from 127' "$TLS/forward"; do sleep 0.2; done
 port=$(sed -n 's/.*from 127.0.0.1:\([0-9]*\) .*/\1/p' "$TLS/forward")
 export PAIRDB_NATS_CA="$TLS/ca.pem"
-if pairctl events --nats "nats://localhost:$port" --since 1h --limit 1; then exit 1; fi 2>/dev/null
+if PAIRDB_NATS_CA= pairctl events --nats "nats://localhost:$port" --since 1h --limit 1; then exit 1; fi 2>/dev/null
 until pairctl events --nats "tls://localhost:$port" --since 1h --limit 2 | grep node.ready; do sleep 0.5; done`, env...), "node.ready")
 
 	// In the clear nobody is answered.
