@@ -187,6 +187,11 @@ func (d told) cuts() {
 	}
 	require.NoError(d.t, d.c.Cut(to, from))
 	d.sees(to, from, clusterv1.Liveness_LIVENESS_DOWN)
+	// An agent that begins without a network begins to gossip when there is one.
+	agent := from.Process(HealthAgent)
+	before := agent.PID()
+	require.NoError(d.t, agent.Kill())
+	podtest.Eventually(d.t, soon, "the agent is started again", func() bool { return agent.PID() != 0 && agent.PID() != before })
 	require.NoError(d.t, d.c.Mend())
 	require.Equal(d.t, addr, from.Addr())
 	d.alive()

@@ -90,8 +90,14 @@ func Open(o Options) (*Gossip, error) {
 	if err != nil {
 		return nil, err
 	}
-	if g.list, err = memberlist.Create(config); err != nil {
+	transport, err := listen(config)
+	if err != nil {
 		return nil, fmt.Errorf("gossip on %s: %w", o.Addr, err)
+	}
+	config.Transport = transport
+	if g.list, err = memberlist.Create(config); err != nil {
+		// It ends the transport in some cases and forgets it in others. Whoever tries again needs the address.
+		return nil, errors.Join(fmt.Errorf("gossip on %s: %w", o.Addr, err), transport.Shutdown())
 	}
 	// Only here: what memberlist returns belongs to it, and changes.
 	local := g.list.LocalNode().Address()
@@ -105,6 +111,20 @@ func Open(o Options) (*Gossip, error) {
 		g.wg.Go(func() { g.watchKeyring(ctx) })
 	}
 	return g, nil
+}
+
+// listen binds the address of a configuration. A port that the kernel chooses is free for TCP, and may be taken for
+// UDP: then another one is tried.
+func listen(c *memberlist.Config) (*memberlist.NetTransport, error) {
+	const tries = 10
+	for i := 1; ; i++ {
+		t, err := memberlist.NewNetTransport(&memberlist.NetTransportConfig{
+			BindAddrs: []string{c.BindAddr}, BindPort: c.BindPort, Logger: c.Logger, MetricLabels: c.MetricLabels,
+		})
+		if err == nil || c.BindPort != 0 || i == tries {
+			return t, err
+		}
+	}
 }
 
 // retransmitMult is how often news are sent, times the logarithm of the number of members: memberlist's

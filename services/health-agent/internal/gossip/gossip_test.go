@@ -424,6 +424,18 @@ func TestUnusableAddressesAndKeysAreErrors(t *testing.T) {
 	}
 }
 
+func TestWhatCouldNotBeOpenedLeavesItsAddress(t *testing.T) {
+	// A pod that starts without a network gets one later: the address must not be taken by the first attempt then.
+	t.Parallel()
+	a := start(t, "a", nil)
+	addr, o := a.Addr(), a.o
+	a.crash(t)
+	o.Addr, o.ClusterID = addr, strings.Repeat("c", 300) // memberlist says no when it has the address
+	_, err := Open(o)
+	require.ErrorContains(t, err, "too long")
+	start(t, "a", func(o *Options) { o.Addr = addr })
+}
+
 func TestRefusalsAreLoggedOncePerPeerAndBounded(t *testing.T) {
 	// A log that an attacker fills hides what matters.
 	m := start(t, "a", nil)
