@@ -23,10 +23,9 @@ var (
 )
 
 // Bulk are options of connections over which records travel: a message of 48 KiB takes a call of the system,
-// not four. The window is told anew when a quarter of it was read: a node reads two messages at a time then, not
-// a burst that its requests would wait for.
+// not four, and the sender is not held up for a window that is told too late.
 func Bulk() []grpc.DialOption {
-	const buffer, window = 128 << 10, 384 << 10 // of two messages; of eight
+	const buffer, window = 128 << 10, 1 << 20 // of two messages; of twenty
 	return []grpc.DialOption{
 		grpc.WithReadBufferSize(buffer), grpc.WithWriteBufferSize(buffer),
 		grpc.WithInitialWindowSize(window), grpc.WithInitialConnWindowSize(2 * window),
