@@ -65,10 +65,10 @@ func TestOverlaysAreAsSafeAsTheyPromise(t *testing.T) {
 	}
 }
 
-// secured renders an overlay with the component tls, and more of them.
-func secured(t *testing.T, overlay string, more ...string) []runtime.Object {
+// secured renders an overlay with the component tls.
+func secured(t *testing.T, overlay string) []runtime.Object {
 	t.Helper()
-	objects, err := RenderDir(withComponents(t, overlay, append([]string{"tls"}, more...)...))
+	objects, err := RenderDir(withComponents(t, overlay, "tls"))
 	require.NoError(t, err)
 	return objects
 }

@@ -18,7 +18,7 @@ type Config struct {
 
 	Socket string `envconfig:"PAIRDB_SOCKET" default:"/run/pairdb/node.sock" unit:"path" desc:"Unix socket of the storage node; it may appear later."`
 
-	// 16 MiB a second take a tenth of a small machine at either end, and move 100 GiB within two hours.
+	// 16 MiB a second leave most of a small machine to requests, and move 100 GiB within two hours.
 	BytesPerSecond service.Bytes `envconfig:"PAIRDB_MIGRATOR_BYTES_PER_SECOND" default:"16MiB" unit:"bytes" desc:"Keys and values that all moves together may send in a second; 0: no limit. A move can have a lower one of its own."`
 	Moves          int           `envconfig:"PAIRDB_MIGRATOR_MOVES" default:"4" unit:"count" desc:"Moves at a time; others wait in the order in which they were made."`
 

@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -57,8 +58,8 @@ func (a *app) certsCmd() *cobra.Command {
 ` + strings.Join(identity.RoleNames(), ", ") + `; without arguments for all of them. The files are ROLE.pem, ROLE.key and ca.pem; those that
 are there are replaced, and running processes take the new ones up by themselves. With --file one
 certificate has all the roles that are named. nats in place of a role is the certificate of a NATS server
-at --hosts: it has none, so that nobody takes that server for a node. The key of the authority lies beside it: for production use
-one that is kept apart (docs/SECURITY.md).
+at --hosts: it has none, so that nobody takes that server for a node. The key of the authority lies beside
+it: for production use one that is kept apart (docs/SECURITY.md).
 
   pairctl certs --dir tls --hosts localhost,127.0.0.1
   pairctl certs --dir tls client --name shop
@@ -68,8 +69,8 @@ one that is kept apart (docs/SECURITY.md).
 			if len(roles) == 0 {
 				roles = identity.RoleNames()
 			}
-			if len(roles) == 1 && roles[0] == natsServer {
-				return a.natsCert(dir, l)
+			if slices.Equal(roles, []string{natsServer}) {
+				return a.certs(dir, file, roles, l)
 			}
 			for _, r := range roles {
 				if _, err := identity.ParseRole(r); err != nil {
@@ -92,22 +93,8 @@ one that is kept apart (docs/SECURITY.md).
 	return c
 }
 
-// natsServer stands in the place of a role, and is the name of its files.
+// natsServer stands in the place of a role, and is the name of its files unless they have another one.
 const natsServer = "nats"
-
-func (a *app) natsCert(dir string, l authority.Leaf) error {
-	ca, err := authority.Open(dir)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errInput, err)
-	}
-	l.File = natsServer
-	files, err := ca.Issue(l)
-	if err != nil {
-		return fmt.Errorf("%w: %w", errInput, err)
-	}
-	fmt.Fprintf(a.Out, "%s: %s\nauthority: %s\n", natsServer, files.TLSCert, ca.CertPath())
-	return nil
-}
 
 func (a *app) certs(dir, file string, roles []string, l authority.Leaf) error {
 	ca, err := authority.Open(dir)
@@ -127,7 +114,10 @@ func (a *app) certs(dir, file string, roles []string, l authority.Leaf) error {
 	hosts := l.Hosts
 	for _, set := range sets {
 		l.File, l.Roles, l.Hosts = file, set, nil
-		if slices.Contains(set, identity.Node.String()) {
+		switch {
+		case slices.Equal(set, []string{natsServer}):
+			l.File, l.Roles, l.Hosts = cmp.Or(file, natsServer), nil, hosts
+		case slices.Contains(set, identity.Node.String()):
 			l.Hosts = hosts // who has none can be no server
 		}
 		files, err := ca.Issue(l)
