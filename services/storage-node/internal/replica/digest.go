@@ -191,7 +191,18 @@ func (r *Replica) hash(ctx context.Context, x *tree, take func(token uint64, key
 	}
 	var tokens tokens
 	var left []byte
+	read := 0 // and not paid for
+	pay := func() error {
+		n := read
+		read = 0
+		return r.pace.take(ctx, r.o.Now(), n)
+	}
 	return uint64(snap.Seq()), walk(ctx, snap, x.selected.spans, func(key, value []byte) error {
+		if read += len(key) + len(value); read >= bytesPerPace {
+			if err := pay(); err != nil {
+				return err
+			}
+		}
 		token, err := tokens.of(key)
 		if err != nil {
 			return corrupted(key, err)
@@ -206,7 +217,7 @@ func (r *Replica) hash(ctx context.Context, x *tree, take func(token uint64, key
 		r.counts.digestedRecords.Add(1)
 		r.counts.digestedBytes.Add(uint64(len(key) + len(value)))
 		return take(token, key, d)
-	}, func(bytes int) error { return r.pace.take(ctx, r.o.Now(), bytes) })
+	}, func(int) error { return pay() })
 }
 
 // digestOf returns the digest of a record; counts is false when nothing is left of it at the cut. left is

@@ -144,7 +144,7 @@ func New(e Engine, clock Clock, tenants Tenants, o Options) *Replica {
 		o.Now = time.Now
 	}
 	if o.DigestBytesPerSecond == 0 {
-		o.DigestBytesPerSecond = 256 << 20
+		o.DigestBytesPerSecond = 128 << 20
 	}
 	if o.Owners == nil {
 		o.Owners = anybody{}
@@ -249,8 +249,13 @@ type pace struct {
 	free time.Time // when everything that was taken is paid for
 }
 
-// maxBurst is what may be taken at once.
-const maxBurst = 250 * time.Millisecond
+const (
+	// maxBurst is what may be taken at once: little more than a timer may be late. Requests wait for a
+	// processor while a scan has it.
+	maxBurst = 4 * time.Millisecond
+	// bytesPerPace are read between two pauses, within half a millisecond.
+	bytesPerPace = 256 << 10
+)
 
 // take waits until n more bytes may be read.
 func (p *pace) take(ctx context.Context, now time.Time, n int) error {
