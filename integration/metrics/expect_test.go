@@ -324,6 +324,7 @@ var unitTested = map[string]string{
 	"pairdb_replica_ingested_bytes_total":             "TestAMoveOverTheWire",
 	"pairdb_replica_skipped_records_total":            "TestRecordsOfDroppedTenantsAreNotStored",
 	"pairdb_replica_digested_records_total":           "TestAMoveOverTheWire",
+	"pairdb_replica_renewed_trees_total":              "TestAMoveOverTheWire",
 	"pairdb_replica_digested_bytes_total":             "TestAMoveOverTheWire",
 	"pairdb_replica_fetched_records_total":            "TestAMoveOverTheWire",
 	"pairdb_replica_fetched_bytes_total":              "TestAMoveOverTheWire",

@@ -15,6 +15,28 @@ import (
 	movev1 "github.com/pairdb/pairdb/proto/pairdb/move/v1"
 )
 
+// What replicas share is compared again and again, and mostly nobody has written to it: that must not be read and
+// hashed each time, or disks are busy with it day and night.
+func TestComparingWhatRestsHashesNothing(t *testing.T) {
+	c := start(t, 2, "PAIRDB_REPAIR_INTERVAL=1s")
+	tr := &traffic{c: c, keys: size(5_000, 100_000), route: c.by(c.nodes...)}
+	tr.load()
+	counts := func() (hashed, renewed [2]float64) {
+		for i, n := range c.nodes {
+			hashed[i], renewed[i] = podtest.Value(t, n.OpsAddr, "pairdb_replica_digested_records_total"), podtest.Value(t, n.OpsAddr, "pairdb_replica_renewed_trees_total")
+		}
+		return hashed, renewed
+	}
+	var hashed, renewed [2]float64
+	podtest.Eventually(t, patience(time.Minute), "trees are renewed, and nothing is hashed any more", func() bool {
+		was, from := hashed, renewed
+		time.Sleep(3 * time.Second) // some comparisons
+		hashed, renewed = counts()
+		return hashed == was && renewed[0] > from[0] && renewed[1] > from[1]
+	})
+	tr.comesTo(bar(convergeLimit), "nothing has changed", c.by(c.nodes...))
+}
+
 // Coordinators deliver no hints and repair nothing when they read: what a node missed, or is new to it,
 // must come by itself, or it is lost with the next disk.
 func TestNodesConvergeByThemselves(t *testing.T) {

@@ -1,5 +1,7 @@
 package merkle
 
+import "slices"
+
 // Tree is the digests of one side by leaves. It is for one goroutine until it is complete, and then safe
 // for concurrent reading.
 type Tree struct {
@@ -11,6 +13,9 @@ type Tree struct {
 func NewTree(s *Shape) *Tree {
 	return &Tree{shape: s, leaves: make([]Digest, len(s.ranges)*s.leaves)}
 }
+
+// Clone returns a tree of its own.
+func (t *Tree) Clone() *Tree { return &Tree{shape: t.shape, leaves: slices.Clone(t.leaves)} }
 
 // Shape returns the tree's shape.
 func (t *Tree) Shape() *Shape { return t.shape }

@@ -529,8 +529,11 @@ type DigestRequest struct {
 	LeavesPerRange uint32 `protobuf:"varint,3,opt,name=leaves_per_range,json=leavesPerRange,proto3" json:"leaves_per_range,omitempty"`
 	// Tombstones and expired siblings that are older are left out: a hybrid-logical timestamp. 0: nothing is.
 	CollectedBefore uint64 `protobuf:"varint,4,opt,name=collected_before,json=collectedBefore,proto3" json:"collected_before,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// The tree of an earlier request like this one may be brought up to date by what has changed since, instead
+	// of reading everything. A record that was lost without a change is missed after a day at last.
+	Renew         bool `protobuf:"varint,5,opt,name=renew,proto3" json:"renew,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DigestRequest) Reset() {
@@ -591,6 +594,13 @@ func (x *DigestRequest) GetCollectedBefore() uint64 {
 	return 0
 }
 
+func (x *DigestRequest) GetRenew() bool {
+	if x != nil {
+		return x.Renew
+	}
+	return false
+}
+
 type DigestResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Names the tree in later calls; it is forgotten after five minutes without any, or for newer ones.
@@ -599,8 +609,10 @@ type DigestResponse struct {
 	Sequence uint64 `protobuf:"varint,2,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// Of each range, in the order of the request: 16 bytes, the sum of the digests of its records.
 	Roots [][]byte `protobuf:"bytes,3,rep,name=roots,proto3" json:"roots,omitempty"`
-	// Records that were hashed.
-	Records       uint64 `protobuf:"varint,4,opt,name=records,proto3" json:"records,omitempty"`
+	// Records that count.
+	Records uint64 `protobuf:"varint,4,opt,name=records,proto3" json:"records,omitempty"`
+	// Whether only what has changed since an earlier request was read.
+	Renewed       bool `protobuf:"varint,5,opt,name=renewed,proto3" json:"renewed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -661,6 +673,13 @@ func (x *DigestResponse) GetRecords() uint64 {
 		return x.Records
 	}
 	return 0
+}
+
+func (x *DigestResponse) GetRenewed() bool {
+	if x != nil {
+		return x.Renewed
+	}
+	return false
 }
 
 type LeavesRequest struct {
@@ -1754,17 +1773,19 @@ const file_pairdb_replica_v1_replica_proto_rawDesc = "" +
 	"\x06finish\x18\x03 \x01(\bH\x00R\x06finishB\x06\n" +
 	"\x04part\"7\n" +
 	"\x0eIngestResponse\x12%\n" +
-	"\x0edurable_number\x18\x01 \x01(\x04R\rdurableNumber\"\xc0\x01\n" +
+	"\x0edurable_number\x18\x01 \x01(\x04R\rdurableNumber\"\xd6\x01\n" +
 	"\rDigestRequest\x12+\n" +
 	"\x04peer\x18\x01 \x01(\v2\x17.pairdb.replica.v1.PeerR\x04peer\x12-\n" +
 	"\x04what\x18\x02 \x01(\v2\x19.pairdb.move.v1.SelectionR\x04what\x12(\n" +
 	"\x10leaves_per_range\x18\x03 \x01(\rR\x0eleavesPerRange\x12)\n" +
-	"\x10collected_before\x18\x04 \x01(\x04R\x0fcollectedBefore\"p\n" +
+	"\x10collected_before\x18\x04 \x01(\x04R\x0fcollectedBefore\x12\x14\n" +
+	"\x05renew\x18\x05 \x01(\bR\x05renew\"\x8a\x01\n" +
 	"\x0eDigestResponse\x12\x12\n" +
 	"\x04tree\x18\x01 \x01(\x04R\x04tree\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05roots\x18\x03 \x03(\fR\x05roots\x12\x18\n" +
-	"\arecords\x18\x04 \x01(\x04R\arecords\"h\n" +
+	"\arecords\x18\x04 \x01(\x04R\arecords\x12\x18\n" +
+	"\arenewed\x18\x05 \x01(\bR\arenewed\"h\n" +
 	"\rLeavesRequest\x12+\n" +
 	"\x04peer\x18\x01 \x01(\v2\x17.pairdb.replica.v1.PeerR\x04peer\x12\x12\n" +
 	"\x04tree\x18\x02 \x01(\x04R\x04tree\x12\x16\n" +

@@ -45,6 +45,9 @@ type Options struct {
 	Both bool
 	// MoveID is what the nodes are told that the records are sent for; 1 to 64 bytes. Empty: "repair".
 	MoveID string
+	// Renew lets nodes bring trees of earlier runs like this one up to date by what has changed since, instead
+	// of reading everything.
+	Renew bool
 	// Records is an estimate of what is compared, to choose the leaves by; 0: not known.
 	Records uint64
 	// LeavesPerRange is a power of two up to 65,536; 0: chosen by Records and the number of ranges.

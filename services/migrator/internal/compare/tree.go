@@ -114,7 +114,7 @@ func (r *run) conclude() {
 
 func (r *run) digest(ctx context.Context, s Side) (*replicav1.DigestResponse, error) {
 	d, err := s.Client.Digest(ctx, &replicav1.DigestRequest{
-		Peer: r.Peer, What: r.What, LeavesPerRange: r.LeavesPerRange, CollectedBefore: r.CollectedBefore,
+		Peer: r.Peer, What: r.What, LeavesPerRange: r.LeavesPerRange, CollectedBefore: r.CollectedBefore, Renew: r.Renew,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("digest of %s: %w", s.Name, err)

@@ -204,7 +204,7 @@ func (r *repairer) exchange(ctx context.Context, own own, peer member, ranges []
 		}
 		got, runErr := compare.Run(ctx, compare.Options{
 			Own: compare.Side{Client: r.o.Replica, Name: r.o.NodeID}, Other: compare.Side{Client: conn.Replica, Name: peer.id},
-			Peer: r.peer(), What: what, CollectedBefore: cut, Both: true, Records: r.records[peer.id], Limit: r.limit.wait,
+			Peer: r.peer(), What: what, CollectedBefore: cut, Both: true, Renew: true, Records: r.records[peer.id], Limit: r.limit.wait,
 		})
 		sum.ComparedKeys += got.ComparedKeys
 		sum.DifferingKeys += got.DifferingKeys
@@ -213,7 +213,9 @@ func (r *repairer) exchange(ctx context.Context, own own, peer member, ranges []
 		if runErr != nil {
 			return resultFailed, sum, runErr
 		}
-		r.records[peer.id] = uint64(got.ComparedKeys)
+		if n, known := uint64(got.ComparedKeys), r.records[peer.id]; n < known/2 || n > 2*known {
+			r.records[peer.id] = n // else trees keep their form, and can be renewed
+		}
 		switch {
 		case len(got.UnequalRanges) > 0 && (result == resultEqual || result == resultExchanged):
 			result = resultUnequal

@@ -15,13 +15,13 @@ import (
 	storagenodev1 "github.com/pairdb/pairdb/proto/coordinator/storage/v1"
 )
 
-// ring is a coordinator that notes who was added.
-type ring struct {
+// coordinatorRing is a coordinator that notes who was added.
+type coordinatorRing struct {
 	coordinatorv1.UnimplementedCoordinatorServiceServer
 	added chan *coordinatorv1.AddStorageNodeRequest
 }
 
-func (r *ring) AddStorageNode(_ context.Context, req *coordinatorv1.AddStorageNodeRequest) (*coordinatorv1.AddStorageNodeResponse, error) {
+func (r *coordinatorRing) AddStorageNode(_ context.Context, req *coordinatorv1.AddStorageNodeRequest) (*coordinatorv1.AddStorageNodeResponse, error) {
 	r.added <- req
 	return &coordinatorv1.AddStorageNodeResponse{Success: true}, nil
 }
@@ -31,7 +31,7 @@ func (r *ring) AddStorageNode(_ context.Context, req *coordinatorv1.AddStorageNo
 func TestNodeIsAnnouncedOnceItServes(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
-	coordinator := &ring{added: make(chan *coordinatorv1.AddStorageNodeRequest, 1)}
+	coordinator := &coordinatorRing{added: make(chan *coordinatorv1.AddStorageNodeRequest, 1)}
 	g := grpc.NewServer()
 	coordinatorv1.RegisterCoordinatorServiceServer(g, coordinator)
 	go func() { _ = g.Serve(listener) }() // ends with Stop

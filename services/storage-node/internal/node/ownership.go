@@ -9,7 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pairdb/pairdb/libs/membership"
-	"github.com/pairdb/pairdb/services/storage-node/internal/antientropy"
+	"github.com/pairdb/pairdb/libs/ring"
 	"github.com/pairdb/pairdb/services/storage-node/internal/config"
 	"github.com/pairdb/pairdb/services/storage-node/internal/engine"
 	"github.com/pairdb/pairdb/services/storage-node/internal/members"
@@ -19,9 +19,9 @@ import (
 )
 
 // newOwnership makes the registry that the store asks; it is opened over the store.
-func (n *Node) newOwnership(e *engine.Engine, equal *antientropy.Registry) *ownership.Registry {
+func (n *Node) newOwnership(e *engine.Engine, forget func(context.Context, []ring.HashRange) error) *ownership.Registry {
 	return ownership.New(ownership.Options{
-		NodeID: n.cfg.NodeID, Incarnation: n.identity.Incarnation, ReplicationFactor: n.cfg.ReplicationFactor, Forget: equal.Forget,
+		NodeID: n.cfg.NodeID, Incarnation: n.identity.Incarnation, ReplicationFactor: n.cfg.ReplicationFactor, Forget: forget,
 		AtOnce: n.cfg.Join == config.JoinAtOnce || n.cfg.CoordinatorAddr != "", // an existing coordinator says who is asked for what
 		Grace:  n.cfg.GCGrace, MaxClockSkew: n.cfg.MaxClockSkew, Log: n.log,
 		Sequence: func() uint64 { return uint64(e.AppliedSeq()) }, Cleaner: dropper{e},

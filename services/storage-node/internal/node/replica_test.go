@@ -184,6 +184,12 @@ func TestAMoveOverTheWire(t *testing.T) {
 	require.Len(t, records.GetRecords(), len(ask))
 	require.NoError(t, ingest(t, here, from.start(), records.GetRecords()))
 	require.Equal(t, digest(from, here).GetRoots(), b.GetRoots())
+	for _, renewed := range []bool{false, true} {
+		d, err := target.Digest(ctx, &replicav1.DigestRequest{Peer: to.peer(), What: what, LeavesPerRange: 16, Renew: true})
+		require.NoError(t, err)
+		require.Equal(t, b.GetRoots(), d.GetRoots())
+		require.Equal(t, renewed, d.GetRenewed())
+	}
 
 	count := func(w *testNode, name string) (v float64) {
 		families, err := w.reg.Gather()
@@ -207,7 +213,8 @@ func TestAMoveOverTheWire(t *testing.T) {
 	require.EqualValues(t, len(ask), count(to, "fetched_records_total"))
 	require.Positive(t, count(to, "fetched_bytes_total"))
 	require.Zero(t, count(to, "ingest_streams"))
-	require.EqualValues(t, 1, count(to, "trees"))
+	require.EqualValues(t, 3, count(to, "trees"))
+	require.EqualValues(t, 1, count(to, "renewed_trees_total"))
 
 	// What the node held for the move goes with it.
 	from.Node.withStorage(func(s *storage) { require.Equal(t, []string{"move.m"}, s.engine.TailPins()) })

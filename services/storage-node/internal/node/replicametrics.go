@@ -39,6 +39,7 @@ func newReplicaCollector(labels prometheus.Labels, counts func() (replica.Counts
 		{"ingested_records_total", "Records of other nodes that were joined with those of this one.", func(c *replica.Counts) uint64 { return c.IngestedRecords }},
 		{"ingested_bytes_total", "Bytes of keys and values of other nodes that were joined with those of this one.", func(c *replica.Counts) uint64 { return c.IngestedBytes }},
 		{"skipped_records_total", "Records of other nodes that were passed over because their tenant is dropped.", func(c *replica.Counts) uint64 { return c.SkippedRecords }},
+		{"renewed_trees_total", "Trees for which only what had changed since an earlier one was hashed.", func(c *replica.Counts) uint64 { return c.RenewedTrees }},
 		{"digested_records_total", "Records that were hashed to compare nodes.", func(c *replica.Counts) uint64 { return c.DigestedRecords }},
 		{"digested_bytes_total", "Bytes of keys and values that were hashed to compare nodes.", func(c *replica.Counts) uint64 { return c.DigestedBytes }},
 		{"fetched_records_total", "Single records that were sent because two nodes differed.", func(c *replica.Counts) uint64 { return c.FetchedRecords }},

@@ -11,6 +11,7 @@ import (
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/pairdb/pairdb/libs/ikey"
+	"github.com/pairdb/pairdb/libs/ring"
 	"github.com/pairdb/pairdb/libs/service"
 	"github.com/pairdb/pairdb/libs/vfs"
 	storagenodev1 "github.com/pairdb/pairdb/proto/coordinator/storage/v1"
@@ -152,7 +153,13 @@ func (n *Node) fillStorage(e *engine.Engine, equal *antientropy.Registry) (*stor
 		return nil, n.claimErr
 	}
 	tenants := tenant.New(tenant.Options{Strict: n.cfg.Tenants == config.TenantsStrict, Named: n.cfg.TenantMetrics})
-	owners := n.newOwnership(e, equal)
+	var records *replica.Replica
+	owners := n.newOwnership(e, func(ctx context.Context, ranges []ring.HashRange) error {
+		if records != nil {
+			records.ForgetStanding()
+		}
+		return equal.Forget(ctx, ranges)
+	})
 	st, err := store.New(storeEngine{e}, store.Options{
 		Tenants: tenants, Owners: owners, NodeID: n.cfg.NodeID, MaxClockSkew: n.cfg.MaxClockSkew, GCGrace: n.cfg.GCGrace, EngineBatchBytes: maxEngineBatchBytes,
 		MayPrune: mayPrune(e, equal), AckBeforeDurable: n.cfg.Sync != engine.SyncGroup.String(),
@@ -191,7 +198,7 @@ func (n *Node) fillStorage(e *engine.Engine, equal *antientropy.Registry) (*stor
 	if err := openSnapshots(snaps); err != nil {
 		return nil, fmt.Errorf("snapshots: %w", err)
 	}
-	records := n.newReplica(e, st, tenants, owners)
+	records = n.newReplica(e, st, tenants, owners)
 	n.sweepFences(owners, moving)
 	if err := n.sweepPins(records, moving); err != nil {
 		return nil, err
@@ -279,6 +286,7 @@ func (n *Node) closeStorage(ctx context.Context) error {
 	if s == nil {
 		return nil
 	}
+	s.replica.Close()
 	if err := s.engine.Close(); err != nil {
 		return fmt.Errorf("close the engine: %w", err)
 	}

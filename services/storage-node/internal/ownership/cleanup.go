@@ -94,6 +94,11 @@ func (r *Registry) drop(ctx context.Context, ranges []ring.HashRange, keepHarmle
 		return err
 	}
 	begin := r.o.Now()
+	for _, e := range going {
+		if err := r.o.Forget(ctx, e.Ranges); err != nil {
+			return err
+		}
+	}
 	if err := drop(ctx, going); err != nil {
 		return err
 	}

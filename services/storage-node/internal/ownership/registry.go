@@ -38,8 +38,9 @@ type Options struct {
 	Sequence func() uint64
 	// Cleaner is required.
 	Cleaner Cleaner
-	// Forget is called before ranges are lost or had again: that they were equal with others does not
-	// count any more. An error stops the change. Nobody is told.
+	// Forget is called before ranges are lost or had again, and before residue is dropped: that they were
+	// equal with others does not count any more, nor what is remembered of their records. An error stops the
+	// change. Nobody is told.
 	Forget func(ctx context.Context, ranges []ring.HashRange) error
 	// Mark notes, beside the records and durably, that requests may have to be refused by what they say;
 	// AtStake is whether it was called before. With a mark of its own, damage of records that could only

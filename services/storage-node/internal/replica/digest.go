@@ -30,6 +30,9 @@ type DigestRequest struct {
 	LeavesPerRange int
 	// CollectedBefore leaves out what is collectable at that timestamp; 0: nothing.
 	CollectedBefore uint64
+	// Renew may bring the tree of an earlier request like this one up to date by what has changed since,
+	// instead of reading everything.
+	Renew bool
 }
 
 // Digested is what a Digest came to.
@@ -37,7 +40,9 @@ type Digested struct {
 	Tree     uint64
 	Sequence uint64 // of the snapshot
 	Roots    []merkle.Digest
-	Records  uint64
+	Records  uint64 // that count
+	// Renewed: it is an earlier tree with what has changed since.
+	Renewed bool
 }
 
 // tree is one that is kept. It is immutable but for used.
@@ -47,6 +52,7 @@ type tree struct {
 	selected *selected
 	cut      uint64
 	sequence uint64
+	records  uint64
 	leaves   int
 	used     time.Time // guarded by trees.mu
 }
@@ -150,19 +156,45 @@ func (r *Replica) Digest(ctx context.Context, q DigestRequest) (out Digested, er
 	defer release()
 	x := &tree{Tree: merkle.NewTree(shape), what: q.What, selected: what, cut: q.CollectedBefore, leaves: len(shape.Ranges()) * shape.LeavesPerRange()}
 	x.what.HashRanges = shape.Ranges()
-	seq, err := r.hash(ctx, x, func(token uint64, _ []byte, d merkle.Digest) error {
-		if x.Add(token, d) {
-			out.Records++
-		}
-		return nil
-	}, shape.Locate)
+	if q.Renew {
+		x, out.Renewed, err = r.standing.digest(ctx, x)
+	} else {
+		err = r.read(ctx, x)
+	}
 	if err != nil {
 		return Digested{}, err
 	}
-	x.sequence = seq
-	out.Sequence, out.Roots = seq, x.Roots()
+	out.Sequence, out.Roots, out.Records = x.sequence, x.Roots(), x.records
 	out.Tree = r.trees.add(x, r.o.Now())
 	return out, nil
+}
+
+// read fills a tree from a snapshot of now.
+func (r *Replica) read(ctx context.Context, x *tree) error {
+	snap := r.e.NewSnapshot()
+	return closed(snap, r.fill(ctx, snap, x, nil, x.Shape().Locate))
+}
+
+// closed closes a snapshot after what had the error.
+func closed(snap store.Snapshot, err error) error {
+	if cerr := snap.Close(); err == nil && cerr != nil {
+		return fmt.Errorf("digest: %w", cerr)
+	}
+	return err
+}
+
+// fill adds the records of a snapshot that locate knows to a tree, and notes each, if note is not nil.
+func (r *Replica) fill(ctx context.Context, snap store.Snapshot, x *tree, note func(leaf int, d aging), locate func(uint64) (int, int, bool)) error {
+	x.sequence = uint64(snap.Seq())
+	return r.hash(ctx, snap, x, func(token uint64, _ []byte, d aging) error {
+		x.Add(token, d.digest)
+		x.records++
+		if note != nil {
+			at, leaf, _ := x.Shape().Locate(token)
+			note(at*x.Shape().LeavesPerRange()+leaf, d)
+		}
+		return nil
+	}, locate)
 }
 
 // scan waits until one more scan may run.
@@ -178,16 +210,11 @@ func (r *Replica) scan(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// hash scans what a tree is of, in a snapshot of now, and calls take for the records that locate knows.
-func (r *Replica) hash(ctx context.Context, x *tree, take func(token uint64, key []byte, d merkle.Digest) error, locate func(uint64) (int, int, bool)) (seq uint64, err error) {
-	snap := r.e.NewSnapshot()
-	defer func() {
-		if cerr := snap.Close(); err == nil && cerr != nil {
-			err = fmt.Errorf("digest: %w", cerr)
-		}
-	}()
+// hash scans what a tree is of in a snapshot, which it makes durable before, and calls take for the records
+// that locate knows.
+func (r *Replica) hash(ctx context.Context, snap store.Snapshot, x *tree, take func(token uint64, key []byte, d aging) error, locate func(uint64) (int, int, bool)) error {
 	if err := r.e.WaitDurable(snap.Seq()); err != nil {
-		return 0, fmt.Errorf("digest: %w", err)
+		return fmt.Errorf("digest: %w", err)
 	}
 	var tokens tokens
 	var left []byte
@@ -197,7 +224,7 @@ func (r *Replica) hash(ctx context.Context, x *tree, take func(token uint64, key
 		read = 0
 		return r.pace.take(ctx, r.o.Now(), n)
 	}
-	return uint64(snap.Seq()), walk(ctx, snap, x.selected.spans, func(key, value []byte) error {
+	return walk(ctx, snap, x.selected.spans, func(key, value []byte) error {
 		if read += len(key) + len(value); read >= bytesPerPace {
 			if err := pay(); err != nil {
 				return err
@@ -210,7 +237,7 @@ func (r *Replica) hash(ctx context.Context, x *tree, take func(token uint64, key
 		if _, _, ok := locate(token); !ok {
 			return nil
 		}
-		d, counts, err := digestOf(key, value, x.cut, &left)
+		d, counts, err := agingOf(key, value, x.cut, &left)
 		if err != nil || !counts {
 			return err
 		}
@@ -220,16 +247,29 @@ func (r *Replica) hash(ctx context.Context, x *tree, take func(token uint64, key
 	}, func(int) error { return pay() })
 }
 
-// digestOf returns the digest of a record; counts is false when nothing is left of it at the cut. left is
+// aging is the digest of a record at a cut. If it ages, it is another one at cuts behind at.
+type aging struct {
+	digest merkle.Digest
+	at     uint64
+	ages   bool
+}
+
+// digestOf returns the digest of a record; the zero one when nothing is left of it at the cut.
+func digestOf(key, value []byte, cut uint64, left *[]byte) (merkle.Digest, error) {
+	d, _, err := agingOf(key, value, cut, left)
+	return d.digest, err
+}
+
+// agingOf returns the digest of a record; counts is false when nothing is left of it at the cut. left is
 // room that is used again.
-func digestOf(key, value []byte, cut uint64, left *[]byte) (d merkle.Digest, counts bool, err error) {
+func agingOf(key, value []byte, cut uint64, left *[]byte) (d aging, counts bool, err error) {
 	at, collectable := causal.Inspect(value)
 	if !collectable || at >= cut {
 		// Inspect takes what is no record for one that has nothing to collect.
 		if _, err := causal.Summarize(value, 0); err != nil {
 			return d, false, corrupted(key, err)
 		}
-		return merkle.Of(key, value), true, nil
+		return aging{merkle.Of(key, value), at, collectable}, true, nil
 	}
 	rest, _, some, err := causal.CollectEncoded((*left)[:0], value, cut)
 	if err != nil {
@@ -239,7 +279,8 @@ func digestOf(key, value []byte, cut uint64, left *[]byte) (d merkle.Digest, cou
 	if !some {
 		return d, false, nil
 	}
-	return merkle.Of(key, rest), true, nil
+	at, collectable = causal.Inspect(rest)
+	return aging{merkle.Of(key, rest), at, collectable}, true, nil
 }
 
 // Leaves returns the leaves of ranges of a tree, one after the other.
@@ -294,10 +335,11 @@ func (r *Replica) KeyDigests(ctx context.Context, id uint64, leaves []LeafID, se
 	}
 	defer release()
 	k := keyDigests{send: send}
-	_, err = r.hash(ctx, x, func(_ uint64, key []byte, d merkle.Digest) error { return k.add(key, d) }, func(token uint64) (int, int, bool) {
+	snap := r.e.NewSnapshot()
+	err = closed(snap, r.hash(ctx, snap, x, func(_ uint64, key []byte, d aging) error { return k.add(key, d.digest) }, func(token uint64) (int, int, bool) {
 		at, leaf, ok := x.Shape().Locate(token)
 		return at, leaf, ok && wanted[LeafID{uint32(at), uint32(leaf)}]
-	})
+	}))
 	if err != nil || len(k.all) == 0 {
 		return err
 	}
@@ -374,7 +416,7 @@ func (r *Replica) CompareKeys(ctx context.Context, keys [][]byte, cut uint64) ([
 			continue
 		}
 		value = v
-		if out[i], _, err = digestOf(key, v, cut, &left); err != nil {
+		if out[i], err = digestOf(key, v, cut, &left); err != nil {
 			return nil, err
 		}
 	}

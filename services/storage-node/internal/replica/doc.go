@@ -24,5 +24,6 @@
 // # Comparing
 //
 // Digest adds up what a Selection holds in one snapshot (libs/merkle), without what is collectable at a
-// cut that both sides use. Trees are kept for a few minutes, and named in later calls.
+// cut that both sides use. Trees are kept for a few minutes, and named in later calls. One that may be
+// renewed is kept longer: the next Digest like it hashes only leaves that have changed (docs/adr/0012).
 package replica

@@ -98,11 +98,12 @@ type Replica struct {
 	tenants Tenants
 	o       Options
 
-	scans  chan struct{} // held by who scans for digests; capacity maxScans
-	pace   pace
-	trees  trees
-	newest samples
-	counts counts
+	scans    chan struct{} // held by who scans for digests; capacity maxScans
+	pace     pace
+	trees    trees
+	standing standings
+	newest   samples
+	counts   counts
 
 	mu     sync.Mutex
 	agreed map[string]Lives // guarded by mu: by peer, as of the last exchange of tenants
@@ -153,7 +154,7 @@ func New(e Engine, clock Clock, tenants Tenants, o Options) *Replica {
 		o.Refusal = func() string { return "" }
 	}
 	r := &Replica{e: e, clock: clock, tenants: tenants, o: o, scans: make(chan struct{}, maxScans)}
-	r.pace.bytesPerSecond = o.DigestBytesPerSecond
+	r.pace.bytesPerSecond, r.standing.r = o.DigestBytesPerSecond, r
 	return r
 }
 
@@ -204,8 +205,10 @@ type Counts struct {
 	// DigestedRecords and DigestedBytes were hashed.
 	DigestedRecords, DigestedBytes uint64
 	FetchedRecords, FetchedBytes   uint64
-	// Streams of records that come in now, Trees that are kept.
-	Streams, Trees int
+	// RenewedTrees had what has changed since hashed, instead of everything.
+	RenewedTrees uint64
+	// Streams of records that come in now, Trees that are kept, Standing ones that are kept up.
+	Streams, Trees, Standing int
 }
 
 type counts struct {
@@ -215,6 +218,7 @@ type counts struct {
 	skippedRecords                 atomic.Uint64
 	digestedRecords, digestedBytes atomic.Uint64
 	fetchedRecords, fetchedBytes   atomic.Uint64
+	renewedTrees                   atomic.Uint64
 	streams                        atomic.Int64
 }
 
@@ -228,7 +232,7 @@ func (r *Replica) Counts() Counts {
 		SkippedRecords:  c.skippedRecords.Load(),
 		DigestedRecords: c.digestedRecords.Load(), DigestedBytes: c.digestedBytes.Load(),
 		FetchedRecords: c.fetchedRecords.Load(), FetchedBytes: c.fetchedBytes.Load(),
-		Streams: int(c.streams.Load()), Trees: r.trees.count(),
+		RenewedTrees: c.renewedTrees.Load(), Streams: int(c.streams.Load()), Trees: r.trees.count(), Standing: r.standing.count(),
 	}
 }
 

@@ -149,12 +149,12 @@ func (g replicaService) Digest(ctx context.Context, r *replicav1.DigestRequest) 
 		return nil, err
 	}
 	d, err := b.Replica.Digest(ctx, replica.DigestRequest{
-		What: what, LeavesPerRange: int(r.GetLeavesPerRange()), CollectedBefore: r.GetCollectedBefore(),
+		What: what, LeavesPerRange: int(r.GetLeavesPerRange()), CollectedBefore: r.GetCollectedBefore(), Renew: r.GetRenew(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	out := &replicav1.DigestResponse{Tree: d.Tree, Sequence: d.Sequence, Records: d.Records, Roots: make([][]byte, len(d.Roots))}
+	out := &replicav1.DigestResponse{Tree: d.Tree, Sequence: d.Sequence, Records: d.Records, Renewed: d.Renewed, Roots: make([][]byte, len(d.Roots))}
 	all := merkle.Append(nil, d.Roots...)
 	for i := range out.Roots {
 		out.Roots[i] = all[i*merkle.DigestBytes : (i+1)*merkle.DigestBytes]
