@@ -134,8 +134,8 @@ fuzz: ## run every fuzz target for FUZZTIME
 	@./integration/scripts/fuzz $(FUZZTIME)
 
 .PHONY: mutate
-mutate: ## break durability on purpose, one mutation at a time, and report which test notices
-	@./integration/scripts/mutate
+mutate: ## break durability and security on purpose, one mutation at a time, and report which test notices (ARGS)
+	@./integration/scripts/mutate $(ARGS)
 
 .PHONY: model
 model: ## every order of events of a hand-over, by Spin, and that it finds the errors made on purpose (needs spin, gcc)
