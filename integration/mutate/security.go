@@ -656,14 +656,14 @@ var protections = []mutation{
 		breaks: "Members of another cluster are let in.",
 		file:   inGossip + "/gossip.go",
 		swaps:  []swap{{"c.Name, c.Label = o.NodeID, o.ClusterID", "c.Name = o.NodeID"}},
-		pkg:    inGossip, run: "TestOtherClustersAndNoiseAreRefusedAndChangeNothing",
+		pkg:    inGossip, run: "TestOtherClustersAndNoiseAreRefusedAndChangeNothing", part: "another_cluster",
 	},
 	{
 		name:   "gossip-takes-any-member",
 		breaks: "A member whose name or data can't be read becomes one all the same.",
 		file:   inGossip + "/delegate.go",
 		swaps:  []swap{{"\tif !membership.ValidNodeID(n.Name) {\n\t\tg.refusals", "\tif false {\n\t\tg.refusals"}, {"if _, err := decodeMeta(n.Meta); err != nil {", "if _, err := decodeMeta(n.Meta); false {"}},
-		pkg:    inGossip, run: "TestOtherClustersAndNoiseAreRefusedAndChangeNothing",
+		pkg:    inGossip, run: "TestOtherClustersAndNoiseAreRefusedAndChangeNothing", part: "malformed_meta",
 	},
 	{
 		name:   "gossip-keeps-old-keys",
