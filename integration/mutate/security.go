@@ -482,7 +482,7 @@ var protections = []mutation{
 		breaks: "A token that is refused is in the log.",
 		file:   inServer + "/grant.go",
 		swaps:  []swap{{"return s.node.Tokens.Verify(text)", "g, err := s.node.Tokens.Verify(text)\n\tif err != nil {\n\t\terr = fmt.Errorf(\"%w: %s\", err, text)\n\t}\n\treturn g, err"}},
-		pkg:    blackBox, run: "TestTokenOpensItsTenantsOnly", built: true,
+		pkg:    inServer, run: "TestEveryMethodOfTheStorageServiceAsksForAToken",
 	},
 	{
 		name:   "log-gossip-key",
