@@ -134,8 +134,8 @@ fuzz: ## run every fuzz target for FUZZTIME
 	@./integration/scripts/fuzz $(FUZZTIME)
 
 .PHONY: mutate
-mutate: ## break durability on purpose, one mutation at a time, and report which test notices
-	@./integration/scripts/mutate
+mutate: ## break durability and security on purpose, one mutation at a time, and report which test notices (ARGS)
+	@./integration/scripts/mutate $(ARGS)
 
 .PHONY: model
 model: ## every order of events of a hand-over, by Spin, and that it finds the errors made on purpose (needs spin, gcc)
@@ -279,10 +279,11 @@ image-binaries: ## static binaries for images, in IMAGES/linux_ARCH: ARCHS="amd6
 
 # With BUILDER, an image with Go and make, it compiles in a container (needs BuildKit), else on the host.
 .PHONY: images
-images: $(if $(BUILDER),image-binaries-in-container,image-binaries) $(TOOLS)/retime ## container images pairdb/BINARY:VERSION and :dev (BUILDER=golang:1.26 compiles in a container)
+images: $(if $(BUILDER),image-binaries-in-container,image-binaries) $(TOOLS)/retime ## container images pairdb/BINARY:VERSION and :dev, and their bills of materials in bin/sbom/ (BUILDER=golang:1.26 compiles in a container)
 	@for t in $(BINARIES) nats; do \
 	  ARCH=$(ARCH) ./integration/scripts/build-image $$t $(IMAGES) $(VERSION) $(REVISION) $(EPOCH) pairdb/$$t:$(VERSION) pairdb/$$t:dev || exit 1; \
 	  echo pairdb/$$t:$(VERSION); done
+	@cd integration && go run ./supply/sbom -images ../bin/sbom $(foreach t,$(BINARIES) nats,pairdb/$(t):$(VERSION))
 
 .PHONY: image-tool
 image-tool: $(TOOLS)/retime

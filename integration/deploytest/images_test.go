@@ -11,7 +11,10 @@ import (
 	"strings"
 	"testing"
 
+	cdx "github.com/CycloneDX/cyclonedx-go"
 	"github.com/stretchr/testify/require"
+
+	"github.com/pairdb/pairdb/integration/supply"
 )
 
 // binaries are the images that are released.
@@ -87,8 +90,35 @@ func TestImagesAreSmallAndBuiltTwiceTheyAreEqual(t *testing.T) {
 			seen[i] = got.ID // the sum of all that it is
 		}
 		require.Equal(t, seen[0], seen[1], "%s, built twice", name)
+		requireBill(t, "pairdb-deploytest/"+name+":a", seen[0], filepath.Join(contexts[0], "linux_"+arch, name))
 		require.Contains(t, run(t, "docker", "run", "--rm", "--network", "none", "--read-only", "--cap-drop", "ALL", "pairdb-deploytest/"+name+":a", "--version"), name)
 	}
+}
+
+// requireBill checks the bill of materials of an image: its id, its one file, and what that is made of.
+func requireBill(t *testing.T, tag, id, binary string) {
+	t.Helper()
+	saved := filepath.Join(t.TempDir(), "image.tar")
+	run(t, "docker", "save", "-o", saved, tag)
+	f, err := os.Open(saved)
+	require.NoError(t, err)
+	defer f.Close()
+	info, err := f.Stat()
+	require.NoError(t, err)
+	bill, err := supply.ImageBill(f, info.Size(), tag)
+	require.NoError(t, err)
+	require.Equal(t, cdx.ComponentTypeContainer, bill.Metadata.Component.Type)
+	if !strings.Contains(run(t, "docker", "info", "--format", "{{.DriverStatus}}"), "containerd.snapshotter") { // there ids are of manifests
+		require.Equal(t, id, "sha256:"+(*bill.Metadata.Component.Hashes)[0].Value)
+	}
+	alone, err := supply.Bill(binary, "a")
+	require.NoError(t, err)
+	parts := *bill.Components
+	require.Equal(t, filepath.Base(binary), parts[0].Name)
+	text, err := os.ReadFile(binary)
+	require.NoError(t, err)
+	require.Equal(t, fmt.Sprintf("%x", sha256.Sum256(text)), (*parts[0].Hashes)[0].Value)
+	require.Equal(t, *alone.Components, parts[1:], "the modules of the binary and nothing else")
 }
 
 // Danger: the other architecture is built for the first time when somebody needs it.

@@ -1,5 +1,10 @@
 package main
 
+import "slices"
+
+// mutations are all of them.
+var mutations = slices.Concat(promises, protections)
+
 // swap replaces a text that stands exactly once in the file.
 type swap struct{ old, new string }
 
@@ -11,6 +16,8 @@ type mutation struct {
 	swaps  []swap
 	pkg    string // of the tests: module and directory
 	run    string // names of tests, joined by |
+	part   string // of the one test in run, the subtest that notices; empty: all of it
+	built  bool   // the tests run the programs, which are built of the mutated tree first
 }
 
 const (
@@ -32,8 +39,8 @@ const (
 	eachCut  = "TestPowerCutAtEveryOperationOfOneStep"
 )
 
-// mutations are in the order of a write's way: log, memtable, table, manifest, compaction, read.
-var mutations = []mutation{
+// promises of the engine are in the order of a write's way: log, memtable, table, manifest, compaction, read.
+var promises = []mutation{
 	{
 		name:   "log-not-synced",
 		breaks: "The commit log is never synced, and says that it was.",

@@ -1,5 +1,5 @@
-// Package main breaks the promises of the engine on purpose, one at a time, and reports which test
-// notices. It never changes the tree that it stands in: every mutation is made in a private copy.
+// Package main breaks the promises of the engine and the protections of a pod on purpose, one at a time, and reports which
+// test notices. It never changes the tree that it stands in: every mutation is made in a private copy.
 //
 // usage: mutate [-rev REV] [-list] [NAME]
 //
@@ -17,11 +17,12 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 )
 
-// wantCaught is the share of mutations that a test must notice.
+// wantCaught is the share of mutations that a test must notice. Of those of protections it is all.
 const wantCaught = 0.9
 
 func main() {
@@ -85,6 +86,7 @@ func choose(all []mutation, name string) ([]mutation, error) {
 // tryAll tries the mutations and prints the verdicts. It fails below wantCaught.
 func (w *workshop) tryAll(ctx context.Context, chosen []mutation) error {
 	caught, broken := 0, 0
+	var survivors []string
 	fmt.Printf("%-34s %-8s %7s  %s\n", "MUTATION", "VERDICT", "SECONDS", "BY")
 	for _, m := range chosen {
 		v, err := w.try(ctx, m)
@@ -99,14 +101,25 @@ func (w *workshop) tryAll(ctx context.Context, chosen []mutation) error {
 			caught++
 			fmt.Printf("%-34s %-8s %7.1f  %s\n", m.name, "caught", v.took.Seconds(), v.by)
 		default:
+			survivors = append(survivors, m.name)
 			fmt.Printf("%-34s %-8s %7.1f  %s\n", m.name, "SURVIVED", v.took.Seconds(), m.run)
 		}
 	}
 	fmt.Printf("%d of %d caught\n", caught, len(chosen))
-	switch {
-	case broken > 0:
+	return judge(len(chosen), broken, survivors)
+}
+
+// judge is the verdict over all that were tried: how many prove nothing, and the names of those that no test noticed.
+func judge(tried, broken int, survivors []string) error {
+	if broken > 0 {
 		return fmt.Errorf("%d mutations prove nothing", broken)
-	case float64(caught) < wantCaught*float64(len(chosen)):
+	}
+	for _, p := range protections {
+		if slices.Contains(survivors, p.name) {
+			return fmt.Errorf("no test notices that a protection is gone: %s", p.name)
+		}
+	}
+	if float64(tried-len(survivors)) < wantCaught*float64(tried) {
 		return fmt.Errorf("less than %.0f %% are caught", 100*wantCaught)
 	}
 	return nil
@@ -118,6 +131,9 @@ func table(all []mutation) string {
 	b.WriteString("| mutation | what is broken | goes red |\n|---|---|---|\n")
 	for _, m := range all {
 		tests := "`" + strings.ReplaceAll(m.run, "|", "`, `") + "`"
+		if m.part != "" {
+			tests += ", " + strings.ReplaceAll(m.part, "_", " ")
+		}
 		fmt.Fprintf(&b, "| `%s` | %s | %s (%s) |\n", m.name, m.breaks, tests, filepath.Base(m.pkg))
 	}
 	return b.String()

@@ -2,6 +2,7 @@ package main
 
 import (
 	"flag"
+	"go/format"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -12,11 +13,12 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var update = flag.Bool("update", false, "write the table of mutations into docs/TESTING.md")
+var update = flag.Bool("update", false, "write the tables of mutations into docs/TESTING.md and docs/THREAT_MODEL.md")
 
 const (
 	tree      = "../.."
 	page      = tree + "/docs/TESTING.md"
+	threats   = tree + "/docs/THREAT_MODEL.md"
 	tableFrom = "<!-- mutations: go test ./mutate -update -->\n"
 	tableTo   = "<!-- end of mutations -->\n"
 )
@@ -69,37 +71,102 @@ func TestEveryMutationAppliesAndItsTestsExist(t *testing.T) {
 		mutated, err := m.apply(string(source))
 		require.NoError(t, err, "%s: the code has changed: say in integration/mutate/list.go what is to be replaced now", m.name)
 		require.NotEqual(t, string(source), mutated, m.name)
+		if strings.HasSuffix(m.file, ".go") {
+			_, err = format.Source([]byte(mutated))
+			require.NoError(t, err, m.name)
+		}
+		require.False(t, m.part != "" && strings.Contains(m.run, "|"), "%s: a part of which test?", m.name)
 		for _, name := range strings.Split(m.run, "|") {
 			require.True(t, tests[m.pkg][name], "%s: %s has no %s", m.name, m.pkg, name)
 		}
 	}
-	require.GreaterOrEqual(t, len(mutations), 14)
+	require.GreaterOrEqual(t, len(promises), 50)
+	require.GreaterOrEqual(t, len(protections), 80)
 }
 
 func TestPageNamesTheMutationsAndTestsThatAreThere(t *testing.T) {
 	// A page that promises a test which is gone is worse than none.
-	b, err := os.ReadFile(page)
-	require.NoError(t, err)
-	before, rest, ok := strings.Cut(string(b), tableFrom)
-	require.True(t, ok, "%s has no %q", page, tableFrom)
-	got, after, ok := strings.Cut(rest, tableTo)
-	require.True(t, ok, "%s has no %q", page, tableTo)
-	if *update {
-		require.NoError(t, os.WriteFile(page, []byte(before+tableFrom+table(mutations)+tableTo+after), 0o600))
-	} else {
-		require.Equal(t, table(mutations), got, "cd integration && go test ./mutate -update")
-	}
 	all := map[string]bool{}
 	for _, tests := range testsOf(t) {
 		for name := range tests {
 			all[name] = true
 		}
 	}
-	named := regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`").FindAllStringSubmatch(string(b), -1)
-	require.Greater(t, len(named), len(mutations))
-	for _, match := range named {
-		require.True(t, all[match[1]], "%s names %s, which is not there", page, match[1])
+	for file, listed := range map[string][]mutation{page: promises, threats: protections} {
+		b, err := os.ReadFile(file)
+		require.NoError(t, err)
+		before, rest, ok := strings.Cut(string(b), tableFrom)
+		require.True(t, ok, "%s has no %q", file, tableFrom)
+		got, after, ok := strings.Cut(rest, tableTo)
+		require.True(t, ok, "%s has no %q", file, tableTo)
+		if *update {
+			require.NoError(t, os.WriteFile(file, []byte(before+tableFrom+table(listed)+tableTo+after), 0o600))
+		} else {
+			require.Equal(t, table(listed), got, "cd integration && go test ./mutate -update")
+		}
+		named := regexp.MustCompile("`((?:Test|Fuzz)[A-Z]\\w+)`").FindAllStringSubmatch(string(b), -1)
+		require.Greater(t, len(named), len(listed))
+		for _, match := range named {
+			require.True(t, all[match[1]], "%s names %s, which is not there", file, match[1])
+		}
 	}
+}
+
+var (
+	boundary  = regexp.MustCompile(`(?m)^\|([^|]*)\|([^|]+)\|([^|]+)\|([^|]+)\|$`)
+	shownTest = regexp.MustCompile("`(Test\\w+)`")
+)
+
+// untried returns the boundaries of a page none of whose tests notices a mutation, and the tests of protections that no
+// boundary names.
+func untried(text string, all, protecting []mutation) (rows, tests []string, boundaries int) {
+	_, text, _ = strings.Cut(text, "\n## Boundaries\n")
+	text, _, _ = strings.Cut(text, "\n## ")
+	notices, named := map[string]bool{}, map[string]bool{}
+	for _, m := range all {
+		for name := range strings.SplitSeq(m.run, "|") {
+			notices[name] = true
+		}
+	}
+	for _, cells := range boundary.FindAllStringSubmatch(text, -1) {
+		if strings.TrimSpace(cells[1]) == "boundary" || strings.HasPrefix(cells[1], "---") {
+			continue
+		}
+		boundaries++
+		tried := false
+		for _, shown := range shownTest.FindAllStringSubmatch(cells[4], -1) {
+			named[shown[1]] = true
+			tried = tried || notices[shown[1]]
+		}
+		if !tried {
+			rows = append(rows, strings.TrimSpace(cells[2]))
+		}
+	}
+	for _, m := range protecting {
+		for name := range strings.SplitSeq(m.run, "|") {
+			if !named[name] {
+				tests = append(tests, m.name+": "+name)
+			}
+		}
+	}
+	return rows, tests, boundaries
+}
+
+func TestEachBoundaryHasAProtectionThatIsTakenAway(t *testing.T) {
+	// A test that passes with the protection and without it shows nothing.
+	text, err := os.ReadFile(threats)
+	require.NoError(t, err)
+	rows, tests, boundaries := untried(string(text), mutations, protections)
+	require.Empty(t, rows, "no mutation of integration/mutate is noticed by a test of the row")
+	require.Empty(t, tests, "docs/THREAT_MODEL.md does not name what notices")
+	require.Greater(t, boundaries, 30)
+
+	head := "\n## Boundaries\n| boundary | what | happens | tests |\n|---|---|---|---|\n"
+	rows, tests, boundaries = untried(head+"| port | knock | no | `TestA` |\n| | enter | no | `TestB`, `TestC` |\n## Rest\n| x | y | z | `TestD` |\n",
+		[]mutation{{run: "TestC|TestD"}}, []mutation{{name: "m", run: "TestD"}})
+	require.Equal(t, []string{"knock"}, rows)
+	require.Equal(t, []string{"m: TestD"}, tests)
+	require.Equal(t, 2, boundaries)
 }
 
 func TestMutationMustApplyOnce(t *testing.T) {
@@ -140,4 +207,32 @@ func TestNamesChooseMutations(t *testing.T) {
 	require.Error(t, err)
 	_, err = choose(mutations, "(")
 	require.Error(t, err)
+}
+
+func TestAProtectionMustNotSurvive(t *testing.T) {
+	// Nine of ten are enough for promises that another one keeps as well; a door that one of ten opens is open.
+	for _, c := range []struct {
+		survivors []string
+		broken    int
+		want      string
+	}{
+		{nil, 0, ""}, {[]string{promises[0].name}, 0, ""}, {[]string{protections[0].name}, 0, protections[0].name},
+		{nil, 1, "prove nothing"}, {[]string{"a", "b", "c"}, 0, "less than 90 %"},
+	} {
+		err := judge(20, c.broken, c.survivors)
+		if c.want == "" {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, c.want)
+		}
+	}
+}
+
+func TestPartsOfTests(t *testing.T) {
+	// A part that is not there would look like a test that passes.
+	whole, part := mutation{run: "TestA|TestB"}, mutation{run: "TestA", part: "slow_ones"}
+	require.Equal(t, "^(TestA|TestB)$", whole.pattern())
+	require.Equal(t, "^(TestA)$/^slow_ones$", part.pattern())
+	require.Contains(t, "=== RUN   TestA\n--- PASS: TestA (0.1s)\n    --- PASS: TestA/slow_ones (0.1s)\n", part.passes())
+	require.NotContains(t, "=== RUN   TestA\n--- PASS: TestA (0.1s)\n", part.passes())
 }

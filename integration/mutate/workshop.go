@@ -15,6 +15,9 @@ import (
 	"time"
 )
 
+// programs are what black-box tests run, of the module services.
+var programs = []string{"./storage-node", "./compactor", "./migrator", "./health-agent", "./pairctl"}
+
 const (
 	// testTimeout is for one run of the tests of a mutation; they take seconds on an idle machine.
 	testTimeout = 4 * time.Minute
@@ -71,7 +74,7 @@ func (m mutation) apply(source string) (string, error) {
 
 // soundness reports whether the tests of a mutation pass on the tree as it is.
 func (w *workshop) soundness(ctx context.Context, m mutation) error {
-	key := m.pkg + " " + m.run
+	key := m.pkg + " " + m.run + "/" + m.part
 	if err, known := w.sound[key]; known {
 		return err
 	}
@@ -87,6 +90,11 @@ func (w *workshop) soundness(ctx context.Context, m mutation) error {
 func (w *workshop) test(ctx context.Context, m mutation) (verdict, error) {
 	binary := filepath.Join(w.tmp, "mutated.test")
 	module, pkg := split(m.pkg)
+	if m.built {
+		if err := w.build(ctx); err != nil {
+			return verdict{}, err
+		}
+	}
 	// -trimpath: the build cache serves this copy as it served the last one.
 	build := command(ctx, filepath.Join(w.root, module), "go", "test", "-c", "-trimpath", "-o", binary, "./"+pkg)
 	if out, err := build.CombinedOutput(); err != nil {
@@ -95,15 +103,15 @@ func (w *workshop) test(ctx context.Context, m mutation) (verdict, error) {
 	ctx, cancel := context.WithTimeout(ctx, testTimeout+killAfter)
 	defer cancel()
 	// -test.short is not given: the campaigns run in the form that `make test` runs.
-	test := command(ctx, filepath.Join(w.root, m.pkg), binary, "-test.run", "^("+m.run+")$", "-test.count=1",
+	test := command(ctx, filepath.Join(w.root, m.pkg), binary, "-test.run", m.pattern(), "-test.count=1",
 		"-test.timeout", testTimeout.String(), "-test.v")
 	start := time.Now()
 	out, err := test.CombinedOutput()
 	v := verdict{took: time.Since(start)}
 	var exit *exec.ExitError
 	switch {
-	case err == nil && !bytes.Contains(out, []byte("--- PASS: ")):
-		return v, fmt.Errorf("no test matches %q in %s", m.run, m.pkg)
+	case err == nil && !bytes.Contains(out, []byte(m.passes())):
+		return v, fmt.Errorf("no test matches %q in %s", m.pattern(), m.pkg)
 	case err == nil:
 		return v, nil
 	case !errors.As(err, &exit):
@@ -114,6 +122,31 @@ func (w *workshop) test(ctx context.Context, m mutation) (verdict, error) {
 		return v, fmt.Errorf("the tests ended with %w and named no failure:\n%s", err, tail(out))
 	}
 	return v, nil
+}
+
+// pattern is what `go test -run` takes; between slashes stand the levels of subtests.
+func (m mutation) pattern() string {
+	if m.part == "" {
+		return "^(" + m.run + ")$"
+	}
+	return "^(" + m.run + ")$/^" + m.part + "$"
+}
+
+// passes is what stands in the output when the tests of a mutation ran and passed.
+func (m mutation) passes() string {
+	if m.part == "" {
+		return "--- PASS: "
+	}
+	return "--- PASS: " + m.run + "/" + m.part + " "
+}
+
+// build links the programs, as they are now, where black-box tests look for them.
+func (w *workshop) build(ctx context.Context) error {
+	args := append([]string{"build", "-trimpath", "-ldflags", "-s -w", "-o", filepath.Join(w.root, "bin") + "/"}, programs...)
+	if out, err := command(ctx, filepath.Join(w.root, "services"), "go", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("it does not compile: %w\n%s", err, out)
+	}
+	return nil
 }
 
 var (

@@ -139,13 +139,13 @@ func TestRefusedConnections(t *testing.T) {
 	})
 	t.Run("another authority", func(t *testing.T) {
 		stranger := w.issue(foreign, authority.Leaf{Cluster: "c", Roles: []string{"client"}, Valid: time.Hour})
-		require.Error(t, w.checkRaw(stranger, tls.VersionTLS13))
+		require.Equal(t, codes.Unavailable, status.Code(w.checkRaw(stranger, tls.VersionTLS13)))
 		_, err := identity.Open(identity.Files{TLSCert: stranger.TLSCert, TLSKey: stranger.TLSKey, TLSCA: w.a.CertPath()}, slog.New(slog.DiscardHandler))
 		require.ErrorContains(t, err, "PAIRDB_TLS_CERT is not valid with the authorities in PAIRDB_TLS_CA")
 	})
 	t.Run("over", func(t *testing.T) {
 		over := w.issue(w.a, authority.Leaf{File: "over", Cluster: "c", Roles: []string{"client"}, Valid: -time.Minute})
-		require.Error(t, w.checkRaw(over, tls.VersionTLS13))
+		require.Equal(t, codes.Unavailable, status.Code(w.checkRaw(over, tls.VersionTLS13)))
 		_, err := identity.Open(over, slog.New(slog.DiscardHandler))
 		require.ErrorContains(t, err, "expired")
 	})
@@ -155,7 +155,7 @@ func TestRefusedConnections(t *testing.T) {
 		require.ErrorContains(t, w.checkRaw(good, tls.VersionTLS12), "protocol version")
 	})
 	t.Run("no certificate", func(t *testing.T) {
-		require.Error(t, w.checkRaw(identity.Files{}, tls.VersionTLS13))
+		require.Equal(t, codes.Unavailable, status.Code(w.checkRaw(identity.Files{}, tls.VersionTLS13)), "not even a connection")
 	})
 	t.Run("another cluster", func(t *testing.T) {
 		other := w.issue(w.a, authority.Leaf{File: "other", Cluster: "d", Roles: []string{"client"}, Valid: time.Hour})
@@ -185,6 +185,83 @@ func (w *world) checkRaw(files identity.Files, version uint16) error {
 		cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
 	}
 	return w.check(grpc.WithTransportCredentials(credentials.NewTLS(cfg)))
+}
+
+func TestMethodWithoutARowIsRefusedToEverybody(t *testing.T) {
+	// What somebody serves and forgets to give to a role must be open to nobody, and not to everybody.
+	w := newWorld(t)
+	all := authority.Leaf{File: "all", Cluster: "c", Roles: identity.RoleNames(), Hosts: []string{"127.0.0.1"}, Valid: time.Hour}
+	conn, err := grpc.NewClient(w.addr, w.client(w.a, all).DialOption())
+	require.NoError(t, err)
+	defer conn.Close() //nolint:errcheck // a test's
+	require.NotContains(t, table, healthv1.Health_List_FullMethodName)
+	_, err = healthv1.NewHealthClient(conn).List(t.Context(), &healthv1.HealthListRequest{})
+	require.Equal(t, codes.Unimplemented, status.Code(err), "%v", err)
+	require.ErrorContains(t, err, "unknown method /grpc.health.v1.Health/List")
+}
+
+func TestSessionsAreNotResumed(t *testing.T) {
+	// A session that is resumed is one whose certificate nobody looks at again: it could be over by then.
+	w := newWorld(t)
+	files := w.issue(w.a, authority.Leaf{Cluster: "c", Roles: []string{"client"}, Valid: time.Hour})
+	pair, err := tls.LoadX509KeyPair(files.TLSCert, files.TLSKey)
+	require.NoError(t, err)
+	pool := x509.NewCertPool()
+	ca, err := os.ReadFile(w.a.CertPath())
+	require.NoError(t, err)
+	require.True(t, pool.AppendCertsFromPEM(ca))
+	ops, err := tls.Listen("tcp", "127.0.0.1:0", w.node.OpsConfig())
+	require.NoError(t, err)
+	defer ops.Close() //nolint:errcheck // a test's
+	go func() {
+		for {
+			c, err := ops.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte("x")) // what follows a handshake brings the ticket
+			_ = c.Close()
+		}
+	}()
+	for name, addr := range map[string]string{"requests": w.addr, "operations": ops.Addr().String()} {
+		cfg := &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}, ServerName: "127.0.0.1", ClientSessionCache: tls.NewLRUClientSessionCache(8)}
+		if name == "requests" {
+			cfg.NextProtos = []string{"h2"}
+		}
+		for range 2 {
+			c, err := tls.Dial("tcp", addr, cfg)
+			require.NoError(t, err, name)
+			_, err = c.Read(make([]byte, 1))
+			require.NoError(t, err, name)
+			require.NoError(t, c.Close()) // or the server waits for more
+			require.False(t, c.ConnectionState().DidResume, name)
+		}
+	}
+}
+
+func TestWhoMayWatch(t *testing.T) {
+	// Metrics name tenants, paths and members: they are for those who look after the cluster.
+	w := newWorld(t)
+	seen := func(l authority.Leaf) *tls.ConnectionState {
+		l.File, l.Valid = strings.Join(append(l.Roles, l.Cluster), "-"), time.Hour
+		files := w.issue(w.a, l)
+		pair, err := tls.LoadX509KeyPair(files.TLSCert, files.TLSKey)
+		require.NoError(t, err)
+		return &tls.ConnectionState{PeerCertificates: []*x509.Certificate{pair.Leaf}}
+	}
+	for _, role := range identity.RoleNames() {
+		err := w.node.MayWatch(seen(authority.Leaf{Cluster: "c", Roles: []string{role}, Hosts: []string{"127.0.0.1"}}))
+		if role == "client" || role == "coordinator" {
+			require.ErrorIs(t, err, identity.ErrRefused, role)
+		} else {
+			require.NoError(t, err, role)
+		}
+	}
+	require.ErrorIs(t, w.node.MayWatch(seen(authority.Leaf{Cluster: "d", Roles: []string{"monitor"}})), identity.ErrRefused)
+	require.ErrorIs(t, w.node.MayWatch(seen(authority.Leaf{Cluster: "c", Hosts: []string{"127.0.0.1"}})), identity.ErrNoIdentity)
+	for _, nobody := range []*tls.ConnectionState{nil, {}} {
+		require.ErrorContains(t, w.node.MayWatch(nobody), "a certificate is needed")
+	}
 }
 
 func TestConnectionsAreMadeToNodesOfTheClusterOnly(t *testing.T) {

@@ -2,10 +2,17 @@ package service_test
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
+	"math/big"
+	"net"
 	"net/http"
 	"sync"
 	"testing"
@@ -169,4 +176,79 @@ func TestOpsServerAnswersByState(t *testing.T) {
 	require.NoError(t, <-done)
 	_, err = service.OpenOps(service.OpsOptions{Addr: "127.0.0.1:99999999", Log: quiet})
 	require.Error(t, err)
+}
+
+// A probe has no certificate and must get its answer. What reasons say of disks, paths and members, metrics and profiles
+// are for those who may watch.
+func TestStrangersLearnWhetherAllIsWellAndNoMore(t *testing.T) {
+	server, pool := certificate(t)
+	mine, _ := certificate(t) // whose, does not matter here
+	var asked int
+	ops, err := service.OpenOps(service.OpsOptions{
+		Addr: "127.0.0.1:0", Registry: service.NewRegistry("demo"), Log: quiet, Pprof: true,
+		NotReady: func() []service.Reason { return []service.Reason{{Name: "recovering", Detail: "/data/secret"}} },
+		Degraded: func() []service.Reason { return []service.Reason{{Name: "disk", Detail: "/data/secret"}} },
+		TLS:      &tls.Config{Certificates: []tls.Certificate{server}, ClientAuth: tls.RequestClientCert, MinVersion: tls.VersionTLS13},
+		MayWatch: func(s *tls.ConnectionState) error {
+			asked++
+			if len(s.PeerCertificates) == 0 {
+				return errors.New("nobody")
+			}
+			return nil
+		},
+	})
+	require.NoError(t, err)
+	g := service.NewGroup(quiet)
+	g.Add(ops.Stage())
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- g.Run(ctx) }()
+	ask := func(path string, certificates ...tls.Certificate) (int, string) {
+		h := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: certificates}}, Timeout: 10 * time.Second}
+		resp, err := h.Get("https://" + ops.Addr() + path) //nolint:noctx // a test server of this process
+		require.NoError(t, err)
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		require.NoError(t, err)
+		return resp.StatusCode, string(body)
+	}
+	for path, want := range map[string]int{"/health": 200, "/health/live": 200, "/ready": 503, "/health/ready": 503, "/health/startup": 200} {
+		code, text := ask(path)
+		require.Equal(t, want, code, path)
+		require.Contains(t, text, "disk", path)
+		require.NotContains(t, text, "secret", path)
+		code, text = ask(path, mine)
+		require.Equal(t, want, code, path)
+		require.Contains(t, text, "secret", path)
+	}
+	require.Zero(t, asked)
+	for _, path := range []string{"/metrics", "/debug/pprof/", "/debug/pprof/symbol", "/debug/pprof/profile", "/debug/pprof/trace"} {
+		code, text := ask(path)
+		require.Equal(t, http.StatusForbidden, code, path)
+		require.Equal(t, "nobody\n", text, path)
+	}
+	code, text := ask("/metrics", mine)
+	require.Equal(t, http.StatusOK, code)
+	require.Contains(t, text, "go_goroutines")
+	cancel()
+	require.NoError(t, <-done)
+}
+
+// certificate makes one of 127.0.0.1 that signs itself, and the pool that it is checked with.
+func certificate(t *testing.T) (tls.Certificate, *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	require.NoError(t, err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	require.NoError(t, err)
+	leaf, err := x509.ParseCertificate(der)
+	require.NoError(t, err)
+	pool := x509.NewCertPool()
+	pool.AddCert(leaf)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, pool
 }

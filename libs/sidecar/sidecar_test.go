@@ -5,7 +5,9 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -78,6 +80,41 @@ func TestKernelSaysWhoCalls(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, sidecar.Identity{NodeID: "n1", ClusterID: "c", Version: "v", Session: 7}, id)
 	require.Equal(t, uint32(os.Getuid()), (<-n.peer).UID)
+	if os.Getuid() != 0 {
+		return // 0 is what nobody would have said
+	}
+	const another = 4711
+	for _, dir := range []string{filepath.Dir(path), filepath.Dir(filepath.Dir(path))} {
+		require.NoError(t, os.Chmod(dir, 0o711)) // of tests, for their user only
+	}
+	conn, err := sidecar.Dial(path, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return dialAs(ctx, another, path) }))
+	require.NoError(t, err)
+	defer func() { require.NoError(t, conn.Close()) }()
+	_, err = healthv1.NewHealthClient(conn).Check(limited(t), &healthv1.HealthCheckRequest{})
+	require.NoError(t, err)
+	_, err = nodev1.NewNodeServiceClient(conn).Identity(limited(t), &nodev1.IdentityRequest{})
+	require.ErrorContains(t, err, "user id 4711 may not call")
+}
+
+// dialAs dials as another user of the same group; root may become one.
+func dialAs(ctx context.Context, uid int, path string) (net.Conn, error) {
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		runtime.LockOSThread() // which ends with this goroutine: the user is the thread's
+		if _, _, errno := syscall.RawSyscall(syscall.SYS_SETRESUID, ^uintptr(0), uintptr(uid), ^uintptr(0)); errno != 0 {
+			done <- result{err: errno}
+			return
+		}
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "unix", path)
+		done <- result{conn, err}
+	}()
+	r := <-done
+	return r.conn, r.err
 }
 
 func TestUserThatIsNotInTheTableMayOnlyAskForHealth(t *testing.T) {

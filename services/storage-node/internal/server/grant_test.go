@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -53,7 +54,18 @@ func with(ctx context.Context, text string) context.Context {
 // Danger: a method that forgets to ask gives everybody the keys of every tenant. So each is tried.
 func TestEveryMethodOfTheStorageServiceAsksForAToken(t *testing.T) {
 	ask, issue, refused := tokenKeys(t)
-	w := start(t, func(w *world, _ *Options) { ask(w.server) })
+	var mu sync.Mutex
+	var told string // to the log
+	w := start(t, func(w *world, _ *Options) {
+		ask(w.server)
+		count := w.server.node.Refused
+		w.server.node.Refused = func(ctx context.Context, method, why string) {
+			mu.Lock()
+			defer mu.Unlock()
+			told += why + "\n"
+			count(ctx, method, why)
+		}
+	})
 	record := &datav1.Record{Tenant: "a", Key: "k", Siblings: []*datav1.Sibling{{Value: []byte("v"), Clock: clockOf(1, 3), Timestamp: 1}}}
 	first := func(recv func() error, err error) error {
 		if err == nil {
@@ -148,6 +160,7 @@ func TestEveryMethodOfTheStorageServiceAsksForAToken(t *testing.T) {
 		good := issue(time.Hour, m.verbs, "a", "b")
 		fails(ctx, codes.Unauthenticated, "TOKEN_INVALID")
 		fails(with(ctx, "nonsense"), codes.Unauthenticated, "TOKEN_INVALID")
+		fails(with(ctx, good+"A"), codes.Unauthenticated, "TOKEN_INVALID")
 		fails(with(with(ctx, good), good), codes.Unauthenticated, "TOKEN_INVALID")
 		fails(metadata.AppendToOutgoingContext(ctx, tokenKey, good), codes.Unauthenticated, "TOKEN_INVALID")
 		fails(with(ctx, issue(time.Hour, token.Read|token.Write, "b")), codes.PermissionDenied, "TOKEN_NOT_GRANTED")
@@ -155,6 +168,10 @@ func TestEveryMethodOfTheStorageServiceAsksForAToken(t *testing.T) {
 		err := m.call(with(ctx, good))
 		require.NotContains(t, []codes.Code{codes.Unauthenticated, codes.PermissionDenied}, status.Code(err), "%s: %v", name, err)
 		require.Equal(t, turned, refused.Load(), name)
+		mu.Lock()
+		require.Contains(t, told, "no valid token", name)
+		require.NotContains(t, told, strings.Split(good, ".")[2], "%s: a token is in the log", name)
+		mu.Unlock()
 		cancel()
 	}
 }

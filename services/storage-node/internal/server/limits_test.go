@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -358,8 +359,10 @@ func TestEveryLimitOfARangeHasTwoSides(t *testing.T) {
 func TestRequestsInFlightAreLimited(t *testing.T) {
 	w := start(t, func(_ *world, o *Options) { o.MaxInFlight = 2 })
 	w.put("k", "v")
-	entered, release := make(chan struct{}), make(chan struct{})
+	entered, release := make(chan struct{}, 3), make(chan struct{})
 	w.engine.set(func(f *fakeEngine) { f.hook = func() { entered <- struct{}{}; <-release } })
+	letGo := sync.OnceFunc(func() { close(release) })
+	defer letGo()
 	done := make(chan error, 2)
 	for range 2 {
 		go func() {
@@ -368,12 +371,14 @@ func TestRequestsInFlightAreLimited(t *testing.T) {
 		}()
 		<-entered
 	}
-	_, err := w.storage.Read(t.Context(), &storagev1.ReadRequest{Tenant: "t", Key: "k"})
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, err := w.storage.Read(ctx, &storagev1.ReadRequest{Tenant: "t", Key: "k"})
 	got := refused(t, err)
 	require.Equal(t, "OVERLOADED", got.reason)
 	require.Positive(t, got.retry)
 	w.engine.set(func(f *fakeEngine) { f.hook = nil })
-	close(release)
+	letGo()
 	require.NoError(t, <-done)
 	require.NoError(t, <-done)
 	_, err = w.storage.Read(t.Context(), &storagev1.ReadRequest{Tenant: "t", Key: "k"})

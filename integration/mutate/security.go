@@ -1,0 +1,722 @@
+package main
+
+const (
+	inIdentity = "libs/identity"
+	inToken    = "libs/token"
+	inSocket   = "libs/sidecar"
+	inProcess  = "libs/service"
+	inFiles    = "libs/vfs"
+	inKey      = "libs/ikey"
+	inServer   = node + "server"
+	inNode     = node + "node"
+	inGossip   = "services/health-agent/internal/gossip"
+	inEvents   = "integration/events"
+	inDeploy   = "integration/deploytest"
+	blackBox   = "integration/security"
+
+	// hostile has a subtest for each kind of peer.
+	hostile = "TestHostilePeersAreCutOff"
+)
+
+// protections are in the order of docs/THREAT_MODEL.md, of whose boundaries each has one at least.
+var protections = []mutation{
+	// The port for requests.
+	{
+		name:   "tls-without-a-certificate",
+		breaks: "Who has no certificate gets a connection.",
+		file:   inIdentity + "/credentials.go",
+		swaps:  []swap{{"ClientAuth: tls.RequireAndVerifyClientCert", "ClientAuth: tls.VerifyClientCertIfGiven"}},
+		pkg:    inIdentity, run: "TestRefusedConnections",
+	},
+	{
+		name:   "tls-any-authority",
+		breaks: "A certificate counts whoever signed it.",
+		file:   inIdentity + "/credentials.go",
+		swaps:  []swap{{"ClientAuth: tls.RequireAndVerifyClientCert", "ClientAuth: tls.RequireAnyClientCert"}},
+		pkg:    inIdentity, run: "TestRefusedConnections",
+	},
+	{
+		name:   "tls-over-and-still-good",
+		breaks: "A certificate counts for an hour longer than it says.",
+		file:   inIdentity + "/credentials.go",
+		swaps: []swap{
+			{"\"net\"\n", "\"net\"\n\t\"time\"\n"},
+			{"ClientAuth: tls.RequireAndVerifyClientCert,", "ClientAuth: tls.RequireAndVerifyClientCert, Time: func() time.Time { return time.Now().Add(-time.Hour) },"},
+		},
+		pkg: inIdentity, run: "TestRefusedConnections",
+	},
+	{
+		name:   "tls-1.2",
+		breaks: "The port for requests speaks TLS 1.2 as well.",
+		file:   inIdentity + "/credentials.go",
+		swaps:  []swap{{"m.server = credentials.NewTLS(&tls.Config{\n\t\tMinVersion: tls.VersionTLS13", "m.server = credentials.NewTLS(&tls.Config{\n\t\tMinVersion: tls.VersionTLS12"}},
+		pkg:    inIdentity, run: "TestRefusedConnections",
+	},
+	{
+		name:   "tls-sessions-resumed",
+		breaks: "A session goes on without a look at the certificate that it was made with.",
+		file:   inIdentity + "/credentials.go",
+		swaps: []swap{{
+			"m.server = credentials.NewTLS(&tls.Config{\n\t\tMinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{m.cert}, SessionTicketsDisabled: true",
+			"m.server = credentials.NewTLS(&tls.Config{\n\t\tMinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{m.cert}",
+		}},
+		pkg: inIdentity, run: "TestSessionsAreNotResumed",
+	},
+	{
+		name:   "plain-when-asked",
+		breaks: "A node with certificates serves its port without them.",
+		file:   inNode + "/certificates.go",
+		swaps:  []swap{{"return append(options, n.certificates.ServerOptions(server.Roles)...)", "_ = server.Roles\n\treturn options"}},
+		pkg:    blackBox, run: "TestWhoHasNoGoodCertificateIsRefused", built: true,
+	},
+	{
+		name:   "roles-of-any-cluster",
+		breaks: "A certificate of another cluster gives its roles here.",
+		file:   inIdentity + "/guard.go",
+		swaps:  []swap{{"case id.Cluster != cluster:", "case false:"}},
+		pkg:    inIdentity, run: "TestRefusedConnections",
+	},
+	{
+		name:   "roles-not-compared",
+		breaks: "Any role may call any method.",
+		file:   inIdentity + "/guard.go",
+		swaps:  []swap{{"case id.Roles&roles == 0:", "case false:"}},
+		pkg:    inServer, run: "TestEveryMethodIsRefusedToEveryRoleThatMayNotCallIt",
+	},
+	{
+		name:   "roles-of-streams-not-asked",
+		breaks: "The table is asked for calls with one answer only.",
+		file:   inIdentity + "/guard.go",
+		swaps:  []swap{{"\t\tgrpc.ChainStreamInterceptor(g.Stream),\n", ""}},
+		pkg:    inServer, run: "TestEveryMethodIsRefusedToEveryRoleThatMayNotCallIt",
+	},
+	{
+		name:   "roles-method-without-a-row",
+		breaks: "A method that the table does not know is open to whoever has a certificate.",
+		file:   inIdentity + "/guard.go",
+		swaps:  []swap{{`return status.Errorf(codes.Unimplemented, "unknown method %s", method)`, "return nil"}},
+		pkg:    inIdentity, run: "TestMethodWithoutARowIsRefusedToEverybody",
+	},
+	{
+		name:   "roles-row-forgotten",
+		breaks: "A method is served and has no row.",
+		file:   inServer + "/roles.go",
+		swaps:  []swap{{"\tadminv1.AdminService_Cleanup_FullMethodName:        changes,\n", ""}},
+		pkg:    inServer, run: "TestEveryMethodOnTheTCPPortHasItsRoles",
+	},
+	{
+		name:   "roles-client-drops-tenants",
+		breaks: "The table gives a method to a role that must not have it.",
+		file:   inServer + "/roles.go",
+		swaps:  []swap{{"adminv1.AdminService_DropTenant_FullMethodName:     changes", "adminv1.AdminService_DropTenant_FullMethodName:     changes | data"}},
+		pkg:    inServer, run: "TestRolesPageIsTheTable",
+	},
+	{
+		name:   "roles-refusal-as-an-answer",
+		breaks: "A coordinator's contract answers who was refused, as if the call had been looked at.",
+		file:   inServer + "/interceptors.go",
+		swaps:  []swap{{"ok && !refused {", "ok && (true || !refused) {"}},
+		pkg:    inServer, run: "TestEveryMethodIsRefusedToEveryRoleThatMayNotCallIt",
+	},
+	{
+		name:   "uri-read-in-two-ways",
+		breaks: "A certificate that names two clusters is one of the second.",
+		file:   inIdentity + "/identity.go",
+		swaps:  []swap{{`if id.Cluster != "" && id.Cluster != u.Host {`, "if false {"}},
+		pkg:    inIdentity, run: "TestURIs",
+	},
+	{
+		name:   "dial-any-role",
+		breaks: "A connection is made to whoever has a certificate: an application passes for a node.",
+		file:   inIdentity + "/credentials.go",
+		swaps:  []swap{{"case p.Identity.Roles&Node == 0:", "case false:"}},
+		pkg:    inIdentity, run: "TestConnectionsAreMadeToNodesOfTheClusterOnly",
+	},
+	{
+		name:   "dial-any-cluster",
+		breaks: "A connection is made to the node of another cluster.",
+		file:   inIdentity + "/credentials.go",
+		swaps:  []swap{{"case p.Identity.Cluster != cluster:", "case false:"}},
+		pkg:    inIdentity, run: "TestConnectionsAreMadeToNodesOfTheClusterOnly",
+	},
+	{
+		name:   "dial-any-host",
+		breaks: "The certificate of a server needs neither the name that is dialed nor an authority.",
+		file:   inIdentity + "/credentials.go",
+		swaps:  []swap{{"MinVersion: tls.VersionTLS13, RootCAs: m.pool,", "MinVersion: tls.VersionTLS13, RootCAs: m.pool, InsecureSkipVerify: true,"}},
+		pkg:    inIdentity, run: "TestConnectionsAreMadeToNodesOfTheClusterOnly",
+	},
+	{
+		name:   "limit-handshakes",
+		breaks: "Handshakes of strangers may take all places for connections.",
+		file:   inIdentity + "/places.go",
+		swaps:  []swap{{"shaking > limit/2 || ", ""}},
+		pkg:    inIdentity, run: "TestStrangersThatConnectAndWaitKeepNobodyOut",
+	},
+	{
+		name:   "limit-places-kept",
+		breaks: "A connection that ends keeps its place.",
+		file:   inIdentity + "/places.go",
+		swaps:  []swap{{"\tc.once.Do(c.leave)\n", ""}},
+		pkg:    inIdentity, run: "TestStrangersThatConnectAndWaitKeepNobodyOut",
+	},
+	{
+		name:   "limit-streams",
+		breaks: "A connection may have any number of streams.",
+		file:   inServer + "/server.go",
+		swaps:  []swap{{"grpc.MaxConcurrentStreams(maxStreams),", "grpc.MaxConcurrentStreams(maxStreams << 10),"}},
+		pkg:    blackBox, run: hostile, part: "more_streams_than_a_connection_may_have", built: true,
+	},
+	{
+		name:   "limit-headers",
+		breaks: "The headers of a call may be as large as gRPC lets them.",
+		file:   inServer + "/server.go",
+		swaps:  []swap{{"grpc.MaxHeaderListSize(maxHeaderBytes),", "grpc.MaxHeaderListSize(maxHeaderBytes << 8),"}},
+		pkg:    blackBox, run: hostile, part: "giant_headers", built: true,
+	},
+	{
+		name:   "limit-pings",
+		breaks: "A peer may ping as often as it likes.",
+		file:   inServer + "/server.go",
+		swaps:  []swap{{"MinTime: 5 * time.Second, PermitWithoutStream", "MinTime: time.Nanosecond, PermitWithoutStream"}},
+		pkg:    blackBox, run: hostile, part: "pings", built: true,
+	},
+	{
+		name:   "limit-time-of-a-handshake",
+		breaks: "A connection that says nothing is kept.",
+		file:   inServer + "/server.go",
+		swaps:  []swap{{"grpc.ConnectionTimeout(10 * time.Second),", "grpc.ConnectionTimeout(time.Hour),"}},
+		pkg:    blackBox, run: hostile, part: "slow_ones", built: true,
+	},
+	{
+		name:   "limit-parts-of-a-message",
+		breaks: "A message is decoded however many empty parts it has: ten megabytes become a gigabyte.",
+		file:   inServer + "/codec.go",
+		swaps:  []swap{{"return limit, countParts(b, d, 0) > limit", "return limit, false"}},
+		pkg:    inServer, run: "TestHostileMessagesTakeLittleMemory",
+	},
+	{
+		name:   "limit-bytes-of-a-message",
+		breaks: "A message is taken however large it is.",
+		file:   inServer + "/server.go",
+		swaps:  []swap{{"grpc.MaxRecvMsgSize(maxRequestBytes),", "grpc.MaxRecvMsgSize(maxRequestBytes << 4),"}},
+		pkg:    inServer, run: "TestMessagesAreLargeAsTheLimitAtMost",
+	},
+	{
+		name:   "limit-slow-readers",
+		breaks: "A stream waits for ever for a reader that takes nothing.",
+		file:   inServer + "/storage.go",
+		swaps:  []swap{{"timer := time.NewTimer(s.limit)", "timer := time.NewTimer(s.limit + time.Hour)"}},
+		pkg:    inServer, run: "TestReadersThatStopHoldLittleAndAreGivenUp",
+	},
+	{
+		name:   "limit-requests-in-flight",
+		breaks: "Any number of requests is worked on at once.",
+		file:   inServer + "/load.go",
+		swaps:  []swap{{"l.inFlight.Add(1) > limit {", "l.inFlight.Add(1) > limit<<10 {"}},
+		pkg:    inServer, run: "TestRequestsInFlightAreLimited",
+	},
+	{
+		name:   "plain-node-says-nothing",
+		breaks: "A node that everybody reaches without a certificate does not say so.",
+		file:   inNode + "/certificates.go",
+		swaps:  []swap{{"if cfg.Enabled() || pki.IsLoopback(cfg.GRPCAddr) {", "if true {"}},
+		pkg:    blackBox, run: "TestPlainNodeThatIsOpenToOthersSaysSo", built: true,
+	},
+
+	// Tokens.
+	{
+		name:   "token-not-needed",
+		breaks: "Who sends no token may do everything.",
+		file:   inServer + "/grant.go",
+		swaps:  []swap{{"if len(sent) != 1 {", "if len(sent) == 0 {\n\t\treturn nil, nil\n\t}\n\tif len(sent) != 1 {"}},
+		pkg:    inServer, run: "TestEveryMethodOfTheStorageServiceAsksForAToken",
+	},
+	{
+		name:   "token-one-method-forgets",
+		breaks: "One method does not ask for a token.",
+		file:   inServer + "/storage.go",
+		swaps:  []swap{{"b, err := g.open(ctx, r.GetRecord().GetTenant(), token.Write)", "b, err := g.s.backend()"}},
+		pkg:    inServer, run: "TestEveryMethodOfTheStorageServiceAsksForAToken",
+	},
+	{
+		name:   "token-pipeline-asks-once",
+		breaks: "The operations of a pipeline are not compared with the token of its stream.",
+		file:   inServer + "/pipeline.go",
+		swaps:  []swap{{"return g.s.allows(stream.Context(), grant, tenant, v) },", "_ = grant; return nil },"}},
+		pkg:    inServer, run: "TestEveryMethodOfTheStorageServiceAsksForAToken",
+	},
+	{
+		name:   "token-any-tenant",
+		breaks: "A token for one tenant opens all.",
+		file:   inToken + "/token.go",
+		swaps:  []swap{{"case !slices.Contains(g.Tenants, tenant) && !slices.Contains(g.Tenants, all):", "case false:"}},
+		pkg:    inServer, run: "TestEveryMethodOfTheStorageServiceAsksForAToken",
+	},
+	{
+		name:   "token-any-verb",
+		breaks: "A token for reading lets its bearer write.",
+		file:   inToken + "/token.go",
+		swaps:  []swap{{"case v&^g.Verbs != 0:", "case false:"}},
+		pkg:    inServer, run: "TestEveryMethodOfTheStorageServiceAsksForAToken",
+	},
+	{
+		name:   "token-refusal-untold",
+		breaks: "Nobody learns who was turned away for a token.",
+		file:   inServer + "/grant.go",
+		swaps:  []swap{{"s.node.Refused(ctx, method, err.Error())", "_ = method"}},
+		pkg:    inServer, run: "TestEveryMethodOfTheStorageServiceAsksForAToken",
+	},
+	{
+		name:   "token-signature-not-checked",
+		breaks: "What a token says counts, whoever signed it.",
+		file:   inToken + "/token.go",
+		swaps: []swap{
+			{"_, err := jwt.NewParser(", "_, _, err := jwt.NewParser().ParseUnverified(text, &c)\n\tif err != nil {\n\t\treturn nil, fmt.Errorf(\"%w: %w\", ErrInvalid, err)\n\t}\n\terr = jwt.NewValidator("},
+			{").ParseWithClaims(text, &c, func(t *jwt.Token) (any, error) {", ").Validate(c)\n\t_ = func(t *jwt.Token) (any, error) {"},
+			{"return key, nil\n\t})", "return key, nil\n\t}"},
+		},
+		pkg: inToken, run: "TestForgedTokensAreRefused",
+	},
+	{
+		name:   "token-without-a-signature",
+		breaks: "A token may say that it is not signed.",
+		file:   inToken + "/token.go",
+		swaps: []swap{
+			{"[]string{jwt.SigningMethodEdDSA.Alg()}", "[]string{jwt.SigningMethodEdDSA.Alg(), \"none\"}"},
+			{"return key, nil\n\t})", "if t.Method.Alg() == \"none\" {\n\t\t\treturn jwt.UnsafeAllowNoneSignatureType, nil\n\t\t}\n\t\treturn key, nil\n\t})"},
+		},
+		pkg: inToken, run: "TestForgedTokensAreRefused",
+	},
+	{
+		name:   "token-of-any-cluster",
+		breaks: "A token for another cluster counts here.",
+		file:   inToken + "/token.go",
+		swaps:  []swap{{" jwt.WithAudience(audience(cluster)),", ""}},
+		pkg:    inToken, run: "TestForgedTokensAreRefused",
+	},
+	{
+		name:   "token-over-and-still-good",
+		breaks: "A token counts for a day longer than it says.",
+		file:   inToken + "/token.go",
+		swaps:  []swap{{"jwt.WithLeeway(leeway)", "jwt.WithLeeway(MaxLifetime)"}},
+		pkg:    inToken, run: "TestForgedTokensAreRefused",
+	},
+	{
+		name:   "token-known-for-ever",
+		breaks: "A token that was checked once is not looked at again, also when it is over.",
+		file:   inToken + "/keys.go",
+		swaps:  []swap{{"if g != nil && now.Before(g.Expires) {", "if g != nil {"}},
+		pkg:    inToken, run: "TestForgedTokensAreRefused",
+	},
+	{
+		name:   "token-for-ever",
+		breaks: "A token may count for as long as who made it likes.",
+		file:   inToken + "/token.go",
+		swaps:  []swap{{"case g.Expires.Sub(now) > MaxLifetime:", "case false:"}},
+		pkg:    inToken, run: "TestForgedTokensAreRefused",
+	},
+	{
+		name:   "token-ends-before-its-stream",
+		breaks: "A stream goes on when its token is over.",
+		file:   inServer + "/grant.go",
+		swaps:  []swap{{"context.WithDeadlineCause(ctx, grant.Expires, ", "context.WithDeadlineCause(ctx, grant.Expires.Add(time.Hour), "}},
+		pkg:    inServer, run: "TestStreamsEndWithTheirToken",
+	},
+	{
+		name:   "token-keys-read-once",
+		breaks: "A key that was taken out of the file goes on letting people in.",
+		file:   inToken + "/keys.go",
+		swaps:  []swap{{"due := now.Sub(k.looked) >= lookEvery", "due := false && now.Sub(k.looked) >= lookEvery"}},
+		pkg:    inToken, run: "TestKeysAreReadAgain",
+	},
+	{
+		name:   "token-keys-any-content",
+		breaks: "A file of keys that is being written, or is none, shuts everybody out.",
+		file:   inToken + "/keys.go",
+		swaps:  []swap{{"k.problem = fmt.Errorf(\"PAIRDB_TOKEN_KEYS: %w\", err)\n\t\treturn\n", "k.problem = fmt.Errorf(\"PAIRDB_TOKEN_KEYS: %w\", err)\n"}},
+		pkg:    inToken, run: "TestKeysAreReadAgain",
+	},
+	{
+		name:   "token-in-the-clear",
+		breaks: "A node takes tokens over connections that everybody can read.",
+		file:   node + "config/config.go",
+		swaps:  []swap{{`if c.TokenKeys != "" && !c.Enabled() {`, "if false {"}},
+		pkg:    blackBox, run: "TestNodeWithTokensAndWithoutCertificatesDoesNotStart", built: true,
+	},
+
+	// Operations ports.
+	{
+		name:   "ops-open-to-strangers",
+		breaks: "Metrics and profiles are for everybody.",
+		file:   inProcess + "/ops.go",
+		swaps:  []swap{{"if o.TLS == nil {\n\t\treturn h", "if true {\n\t\treturn h"}},
+		pkg:    inProcess, run: "TestStrangersLearnWhetherAllIsWellAndNoMore",
+	},
+	{
+		name:   "ops-details-to-strangers",
+		breaks: "Health answers tell strangers of disks, paths and members.",
+		file:   inProcess + "/ops.go",
+		swaps:  []swap{{"if r.TLS != nil && len(r.TLS.PeerCertificates) == 0 {", "if false {"}},
+		pkg:    inProcess, run: "TestStrangersLearnWhetherAllIsWellAndNoMore",
+	},
+	{
+		name:   "ops-open-to-clients",
+		breaks: "An application may see the metrics of all tenants.",
+		file:   inIdentity + "/credentials.go",
+		swaps:  []swap{{"const watchers = Monitor | Operator | Node", "const watchers = Monitor | Operator | Node | Client"}},
+		pkg:    inIdentity, run: "TestWhoMayWatch",
+	},
+	{
+		name:   "ops-in-the-clear",
+		breaks: "The operations ports of a process with certificates speak plain HTTP, and ask nobody who he is.",
+		file:   inIdentity + "/start.go",
+		swaps:  []swap{{"o.TLS, o.MayWatch = s.OpsConfig(), s.MayWatch", "_, _ = s.OpsConfig(), s.MayWatch"}},
+		pkg:    blackBox, run: "TestOperationsPortsTellStrangersOnlyWhetherAllIsWell", built: true,
+	},
+	{
+		name:   "ops-slow-headers",
+		breaks: "An operations port waits for ever for a request.",
+		file:   inProcess + "/ops.go",
+		swaps:  []swap{{"ReadHeaderTimeout: 5 * time.Second,", "ReadHeaderTimeout: time.Hour,"}, {"ReadTimeout:       10 * time.Second,", "ReadTimeout:       time.Hour,"}},
+		pkg:    blackBox, run: hostile, part: "slow_ones", built: true,
+	},
+
+	// Files of certificates.
+	{
+		name:   "reload-another-role",
+		breaks: "A process becomes another one because somebody put the wrong file in its place.",
+		file:   inIdentity + "/source.go",
+		swaps:  []swap{{"was.Cluster != next.identity.Cluster || was.Roles != next.identity.Roles", "false && was.Cluster != next.identity.Cluster"}},
+		pkg:    inIdentity, run: "TestBadFilesKeepTheCertificateBefore",
+	},
+	{
+		name:   "reload-not-verified",
+		breaks: "A certificate is taken that everybody else refuses.",
+		file:   inIdentity + "/source.go",
+		swaps:  []swap{{"for _, u := range usages {", "for _, u := range usages[:0] {"}},
+		pkg:    inIdentity, run: "TestBadFilesKeepTheCertificateBefore",
+	},
+	{
+		name:   "reload-fails-silently",
+		breaks: "Files that can't be used are neither counted nor a reason to be degraded.",
+		file:   inIdentity + "/source.go",
+		swaps:  []swap{{"if !s.reported {", "if false {"}},
+		pkg:    inIdentity, run: "TestBadFilesKeepTheCertificateBefore",
+	},
+	{
+		name:   "reload-never",
+		breaks: "New files count after a restart only.",
+		file:   inIdentity + "/source.go",
+		swaps:  []swap{{"\t\tcase <-tick.C:\n\t\t\ts.poll()\n", "\t\tcase <-tick.C:\n"}},
+		pkg:    inIdentity, run: "TestCertificateAndAuthorityAreReplacedWithoutAFailedCall",
+	},
+	{
+		name:   "reload-keeps-authorities",
+		breaks: "An authority that was taken out goes on letting people in.",
+		file:   inIdentity + "/source.go",
+		swaps:  []swap{{"\t\ts.current.Store(next)\n\t\ts.seen", "\t\tnext.server = s.current.Load().server\n\t\ts.current.Store(next)\n\t\ts.seen"}},
+		pkg:    inIdentity, run: "TestCertificateAndAuthorityAreReplacedWithoutAFailedCall",
+	},
+	{
+		name:   "reload-not-run",
+		breaks: "The node does not look at its files while it runs.",
+		file:   inNode + "/node.go",
+		swaps:  []swap{{"\tn.certificates.AddTo(g)\n", ""}},
+		pkg:    blackBox, run: "TestNewCertificatesCountWithoutAFailedRequest", built: true,
+	},
+
+	// Configuration.
+	{
+		name:   "config-one-file-of-three",
+		breaks: "A node that was meant to encrypt and has a typing error serves in the clear.",
+		file:   inIdentity + "/files.go",
+		swaps:  []swap{{`if f.value == "" && (`, `if false && (`}},
+		pkg:    inIdentity, run: "TestAllFilesOrNone",
+	},
+	{
+		name:   "config-any-role",
+		breaks: "A node starts with the certificate of a client.",
+		file:   inIdentity + "/start.go",
+		swaps:  []swap{{"if id := s.Identity(); id.Roles&Node == 0 {", "if id := s.Identity(); false {"}},
+		pkg:    blackBox, run: "TestNodeDoesNotStartWithACertificateThatIsNotItsOwn", built: true,
+	},
+	{
+		name:   "config-any-cluster",
+		breaks: "A node starts with the certificate of another cluster.",
+		file:   inNode + "/certificates.go",
+		swaps:  []swap{{"id.Cluster != cfg.ClusterID {", "false {"}},
+		pkg:    blackBox, run: "TestNodeDoesNotStartWithACertificateThatIsNotItsOwn", built: true,
+	},
+
+	// Logs and printed configurations.
+	{
+		name:   "log-key-of-the-certificate",
+		breaks: "A process logs its key when it starts.",
+		file:   inIdentity + "/start.go",
+		swaps: []swap{{
+			`rt.Log.Info("TCP ports speak TLS 1.3 and ask for certificates",`,
+			"key, _ := readFile(files.TLSKey)\n\t\trt.Log.Info(\"TCP ports speak TLS 1.3 and ask for certificates\", \"key\", string(key),",
+		}},
+		pkg: blackBox, run: "TestWhoHasNoGoodCertificateIsRefused", built: true,
+	},
+	{
+		name:   "log-bad-key-of-the-certificate",
+		breaks: "A key that does not fit is shown in the error.",
+		file:   inIdentity + "/source.go",
+		swaps:  []swap{{`are not a certificate and its key: %w", err)`, `are not a certificate and its key: %s: %w", c.key, err)`}},
+		pkg:    inIdentity, run: "TestBadFilesKeepTheCertificateBefore",
+	},
+	{
+		name:   "print-content-of-files",
+		breaks: "--print-config prints what is in the files that it names.",
+		file:   inProcess + "/print.go",
+		swaps: []swap{
+			{"\t\"io\"\n", "\t\"io\"\n\t\"os\"\n"},
+			{"\tfor _, f := range fields {\n\t\tfmt.Fprintf(w, \"# %s (%s; %s)", "\tfor _, f := range fields {\n\t\tif b, err := os.ReadFile(f.Value()); err == nil {\n\t\t\tfmt.Fprintf(w, \"# %s\\n\", b)\n\t\t}\n\t\tfmt.Fprintf(w, \"# %s (%s; %s)"},
+		},
+		pkg: blackBox, run: "TestNodeDoesNotStartWithACertificateThatIsNotItsOwn", built: true,
+	},
+	{
+		name:   "log-token",
+		breaks: "A token that is refused is in the log.",
+		file:   inServer + "/grant.go",
+		swaps:  []swap{{"return s.node.Tokens.Verify(text)", "g, err := s.node.Tokens.Verify(text)\n\tif err != nil {\n\t\terr = fmt.Errorf(\"%w: %s\", err, text)\n\t}\n\treturn g, err"}},
+		pkg:    inServer, run: "TestEveryMethodOfTheStorageServiceAsksForAToken",
+	},
+	{
+		name:   "log-gossip-key",
+		breaks: "A line of the keyring that can't be read is shown in the error.",
+		file:   inGossip + "/keyring.go",
+		swaps:  []swap{{`is not base64 of 16, 24 or 32 bytes", number, path)`, `is not base64 of 16, 24 or 32 bytes: %s", number, path, line)`}},
+		pkg:    inGossip, run: "TestKeyringFile",
+	},
+	{
+		name:   "log-keys-of-tenants",
+		breaks: "The log shows the keys of tenants, and not their hashes.",
+		file:   inServer + "/slow.go",
+		swaps:  []swap{{"case revealKeys:", "case true:"}},
+		pkg:    inNode, run: "TestLogHasNoKeysAndNoValues",
+	},
+	{
+		name:   "audit-not-written",
+		breaks: "What operators do is not in the log.",
+		file:   inServer + "/audit.go",
+		swaps:  []swap{{"return Roles[method]&identity.Monitor == 0", "return Roles[method]&identity.Monitor == 0 && false"}},
+		pkg:    blackBox, run: "TestWhatOperatorsDoIsInTheLog", built: true,
+	},
+	{
+		name:   "audit-without-who",
+		breaks: "The log says what was done, and not by whom.",
+		file:   inServer + "/audit.go",
+		swaps:  []swap{{"who = p.Identity.String()", "_ = p"}},
+		pkg:    blackBox, run: "TestWhatOperatorsDoIsInTheLog", built: true,
+	},
+	{
+		name:   "audit-handshakes-not-written",
+		breaks: "Connections that were refused are not in the log.",
+		file:   inIdentity + "/guard.go",
+		swaps:  []swap{{"\tif due(&r.lastHandshake) {", "\tif false {"}},
+		pkg:    inIdentity, run: "TestRefusedConnections",
+	},
+	{
+		name:   "audit-refusals-not-written",
+		breaks: "Calls that were refused are not in the log.",
+		file:   inIdentity + "/guard.go",
+		swaps:  []swap{{"\tif !due(&r.lastCall) {", "\tif true || !due(&r.lastCall) {"}},
+		pkg:    inIdentity, run: "TestWhoIsInTheTableMayCallWhatItSays",
+	},
+
+	// The socket of the pod.
+	{
+		name:   "socket-root-for-everybody",
+		breaks: "Who dials the socket is taken for root.",
+		file:   inSocket + "/credentials.go",
+		swaps:  []swap{{"UID:            cred.Uid,", "UID: 0,"}},
+		pkg:    inSocket, run: "TestKernelSaysWhoCalls",
+	},
+	{
+		name:   "socket-any-service",
+		breaks: "A user of the table may call every service.",
+		file:   inSocket + "/access.go",
+		swaps:  []swap{{"&& slices.Contains(words, parts[1])", "&& len(words) > 0"}},
+		pkg:    inSocket, run: "TestTableOfServices",
+	},
+	{
+		name:   "socket-any-user",
+		breaks: "A user who is not in the table may call everything.",
+		file:   inSocket + "/access.go",
+		swaps:  []swap{{"\twords := a[uid]\n", "\twords, known := a[uid]\n\tif !known {\n\t\treturn true\n\t}\n"}},
+		pkg:    inSocket, run: "TestTableOfServices",
+	},
+	{
+		name:   "socket-table-not-asked",
+		breaks: "The node does not ask PAIRDB_SOCKET_UIDS.",
+		file:   inNode + "/socket.go",
+		swaps:  []swap{{"if len(access) == 0 {", "if true {"}},
+		pkg:    inNode, run: "TestSocketAsksTheTable",
+	},
+	{
+		name:   "socket-without-the-kernel",
+		breaks: "A listener on which the kernel does not say who calls is open.",
+		file:   inSocket + "/access.go",
+		swaps:  []swap{{`return status.Error(codes.Unauthenticated, "the caller's user id is not known: call over the pod's socket")`, "return nil"}},
+		pkg:    inSocket, run: "TestCallsThatDoNotComeOverTheSocketAreUnauthenticated",
+	},
+	{
+		name:   "socket-mode",
+		breaks: "Every user of the machine may dial.",
+		file:   inSocket + "/listen.go",
+		swaps:  []swap{{"socketPerm = 0o660", "socketPerm = 0o666"}},
+		pkg:    inSocket, run: "TestSocketHasTheModeOfThePodWhateverTheUmask",
+	},
+	{
+		name:   "install-report-not-checked",
+		breaks: "Tables are installed whose entries do not add up to those that were read.",
+		file:   inBoard + "/verify.go",
+		swaps:  []swap{{"if s.EntriesIn != s.Accounted() {", "if false {"}},
+		pkg:    inBoard, run: "TestLyingWorkersAreRejected",
+	},
+	{
+		name:   "install-beyond-the-inputs",
+		breaks: "Tables are installed that reach beyond what was merged: rows of others are shadowed.",
+		file:   inBoard + "/verify.go",
+		swaps:  []swap{{"case bytes.Compare(o.Smallest.User, lo.User) < 0 || endsAfter(o.Largest, hi):", "case false && (bytes.Compare(o.Smallest.User, lo.User) < 0 || endsAfter(o.Largest, hi)):"}},
+		pkg:    inBoard, run: "TestLyingWorkersAreRejected",
+	},
+	{
+		name:   "install-any-kind-of-file",
+		breaks: "A directory, a pipe or a link may stand in the place of an output.",
+		file:   inBoard + "/verify.go",
+		swaps:  []swap{{"if !info.Mode().IsRegular() {", "if false {"}},
+		pkg:    inBoard, run: "TestLyingWorkersAreRejected",
+	},
+	{
+		name:   "install-follows-links",
+		breaks: "The node opens what a link of a worker points to.",
+		file:   inFiles + "/os_linux.go",
+		swaps:  []swap{{"os.O_RDONLY|unix.O_NOFOLLOW|unix.O_NONBLOCK", "os.O_RDONLY|unix.O_NONBLOCK"}},
+		pkg:    inFiles, run: "TestOpenForeignTakesRegularFilesOnly",
+	},
+
+	// Tenants and names.
+	{
+		name:   "tenant-separator-in-names",
+		breaks: "Names and keys may have the byte that separates them: a key of one tenant becomes that of another.",
+		file:   inStore + "/limits.go",
+		swaps:  []swap{{"bad := unicode.IsControl(r)", "bad := r != 0 && unicode.IsControl(r)"}},
+		pkg:    inStore, run: "TestTenantAndKeyLimitsHoldInEveryCall",
+	},
+	{
+		name:   "tenant-bounds-of-neighbours",
+		breaks: "What is done to all keys of a tenant is done to those of tenants whose names begin like it.",
+		file:   inKey + "/ikey.go",
+		swaps:  []swap{{"end = append([]byte(tenant), Separator+1)", "end = append([]byte(tenant), 0xff)"}},
+		pkg:    inKey, run: "TestTenantsNeverShareAnEngineKey",
+	},
+	{
+		name:   "tenant-scan-of-neighbours",
+		breaks: "A walk over the keys of a tenant goes on in those of tenants whose names begin like it.",
+		file:   inKey + "/ikey.go",
+		swaps:  []swap{{"end = append([]byte(tenant), Separator+1)", "end = append([]byte(tenant), 0xff)"}},
+		pkg:    node + "tenant", run: "TestTenantsAreIsolated",
+	},
+	{
+		name:   "tenant-of-the-system",
+		breaks: "Requests reach what the node keeps about tenants.",
+		file:   inStore + "/limits.go",
+		swaps:  []swap{{"if tenant[0] == '_' {", "if false {"}},
+		pkg:    node + "tenant", run: "TestSystemTenantIsOutOfReach",
+	},
+	{
+		name:   "snapshot-elsewhere",
+		breaks: "The name of a snapshot is a path.",
+		file:   inServer + "/admin.go",
+		swaps:  []swap{{"r == '.' && i > 0) {", "r == '/' || r == '.' && i > 0) {"}},
+		pkg:    inNode, run: "TestSnapshotNamesAreChecked",
+	},
+
+	// Gossip.
+	{
+		name:   "gossip-in-the-clear",
+		breaks: "Gossip is not encrypted, although there is a keyring.",
+		file:   inGossip + "/gossip.go",
+		swaps:  []swap{{"c.Keyring = g.ring", "_ = g.ring"}},
+		pkg:    inGossip, run: "TestOnlyThoseWithAKeyTalk",
+	},
+	{
+		name:   "gossip-takes-plain-text",
+		breaks: "Who has no key is heard all the same.",
+		file:   inGossip + "/gossip.go",
+		swaps:  []swap{{"c.Keyring = g.ring", "c.Keyring, c.GossipVerifyIncoming = g.ring, false"}},
+		pkg:    inGossip, run: "TestOnlyThoseWithAKeyTalk",
+	},
+	{
+		name:   "gossip-with-any-cluster",
+		breaks: "Members of another cluster are let in.",
+		file:   inGossip + "/gossip.go",
+		swaps:  []swap{{"c.Name, c.Label = o.NodeID, o.ClusterID", "c.Name = o.NodeID"}},
+		pkg:    inGossip, run: "TestOtherClustersAndNoiseAreRefusedAndChangeNothing", part: "another_cluster",
+	},
+	{
+		name:   "gossip-takes-any-member",
+		breaks: "A member whose name or data can't be read becomes one all the same.",
+		file:   inGossip + "/delegate.go",
+		swaps:  []swap{{"\tif !membership.ValidNodeID(n.Name) {\n\t\tg.refusals", "\tif false {\n\t\tg.refusals"}, {"if _, err := decodeMeta(n.Meta); err != nil {", "if _, err := decodeMeta(n.Meta); false {"}},
+		pkg:    inGossip, run: "TestOtherClustersAndNoiseAreRefusedAndChangeNothing", part: "malformed_meta",
+	},
+	{
+		name:   "gossip-keeps-old-keys",
+		breaks: "A key that was taken out of the keyring still opens the door.",
+		file:   inGossip + "/keyring.go",
+		swaps:  []swap{{"if err := ring.RemoveKey(k); err != nil {", "if err := error(nil); err != nil {"}},
+		pkg:    inGossip, run: "TestKeysRotateWhileMembersTalk",
+	},
+	{
+		name:   "gossip-emptied-keyring",
+		breaks: "A keyring that is emptied counts.",
+		file:   inGossip + "/keyring.go",
+		swaps:  []swap{{"return nil, errors.New(\"keyring: no key in \" + path)", "return keys, errors.Join()"}},
+		pkg:    inGossip, run: "TestKeysRotateWhileMembersTalk",
+	},
+
+	// NATS.
+	{
+		name:   "nats-any-server",
+		breaks: "Events and commands go to whoever calls itself the server.",
+		file:   "libs/event/config.go",
+		swaps: []swap{
+			{"\t\"bytes\"\n", "\t\"bytes\"\n\t\"crypto/tls\"\n"},
+			{"out = append(out, nats.RootCAs(c.NATSCA))", "out = append(out, nats.Secure(&tls.Config{InsecureSkipVerify: true}))"},
+		},
+		pkg: inEvents, run: "TestEventsTravelOverTLSToTheServerThatIsMeant",
+	},
+	{
+		name:   "nats-without-users",
+		breaks: "The NATS of a local pod with certificates lets everybody in.",
+		file:   "libs/localpod/localpod.go",
+		swaps:  []swap{{"o.TLS, o.TLSConfig, o.Nkeys = true, secure.natsTLS, secure.natsUsers", "o.TLS, o.TLSConfig = true, secure.natsTLS"}},
+		pkg:    blackBox, run: "TestUserOfAPodSpeaksForItselfOnly", built: true,
+	},
+	{
+		name:   "nats-in-the-clear",
+		breaks: "On Kubernetes NATS speaks plaintext, although there are certificates.",
+		file:   "deploy/k8s/components/tls/nats-tls.conf",
+		swaps:  []swap{{"tls {\n  cert_file: /etc/nats-tls/tls.crt\n  key_file: /etc/nats-tls/tls.key\n  ca_file: /etc/nats-tls/ca.crt\n}\n", ""}},
+		pkg:    inDeploy, run: "TestNATSTakesItsConfiguration",
+	},
+	{
+		name:   "nats-node-commands",
+		breaks: "On Kubernetes a storage node may command the others.",
+		file:   "deploy/k8s/overlays/prod/nats.conf",
+		swaps:  []swap{{`publish: ["pairdb.pairdb.event.>", "_INBOX.>",`, `publish: ["pairdb.pairdb.>", "_INBOX.>",`}},
+		pkg:    inDeploy, run: "TestUsersOfNATSMayDoWhatTheyNeedAndNoMore",
+	},
+	{
+		name:   "nats-pod-speaks-for-others",
+		breaks: "The user of one pod may publish events of another.",
+		file:   "libs/localpod/secure.go",
+		swaps:  []swap{{`[]string{"pairdb." + s.cluster + ".event." + name + ".>", "_INBOX.>",`, `[]string{"pairdb." + s.cluster + ".event.>", "_INBOX.>",`}},
+		pkg:    blackBox, run: "TestUserOfAPodSpeaksForItselfOnly", built: true,
+	},
+}
