@@ -289,7 +289,9 @@ func TestPublisherWithoutPermissionKeepsEventsAndSaysSo(t *testing.T) {
 	}}}
 	b.up()
 	q.add(1)
-	p := publish(t, event.Config{NATSURL: strings.Replace(b.url(), "nats://", "nats://reader:r@", 1)}, q)
+	user := filepath.Join(t.TempDir(), "user")
+	require.NoError(t, os.WriteFile(user, []byte("reader:r\n"), 0o600))
+	p := publish(t, event.Config{NATSURL: b.url(), NATSCredentials: user}, q)
 	eventually(t, 30*time.Second, "it says so", func() bool { return p.log.count("ermissions") > 0 && p.Failures() > 0 })
 	require.False(t, q.empty())
 }

@@ -15,8 +15,8 @@ import (
 
 // Config is how a process reaches NATS. Embed it in a configuration.
 type Config struct {
-	NATSURL         string `envconfig:"PAIRDB_NATS_URL" optional:"true" unit:"url" desc:"NATS servers for events and commands, nats://host:port or tls://host:port, several with commas; when not set, events wait in the outbox and there are no remote commands."`
-	NATSCredentials string `envconfig:"PAIRDB_NATS_CREDENTIALS" optional:"true" unit:"path" desc:"File with the credentials for NATS: a .creds file, which is read again at each connect, or the seed of an nkey."`
+	NATSURL         string `envconfig:"PAIRDB_NATS_URL" optional:"true" unit:"url" desc:"NATS servers for events and commands, nats://host:port or tls://host:port, several with commas and without a user; when not set, events wait in the outbox and there are no remote commands."`
+	NATSCredentials string `envconfig:"PAIRDB_NATS_CREDENTIALS" optional:"true" unit:"path" desc:"File with the credentials for NATS: a .creds file, which is read again at each connect, the seed of an nkey, or a line user:password."`
 	NATSCA          string `envconfig:"PAIRDB_NATS_CA" optional:"true" unit:"path" desc:"File with the certificates (PEM) that the NATS servers are checked against; when not set, those of the system."`
 }
 
@@ -44,6 +44,10 @@ func (c Config) CheckNATS(p *service.Problems) {
 		if err != nil || u.Host == "" || !slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme) {
 			// The text may hold a password.
 			p.Addf("PAIRDB_NATS_URL", "server %d of the list is no address: write nats://host:port or tls://host:port", 1+slices.Index(servers, s))
+			continue
+		}
+		if u.User != nil { // --print-config shows addresses
+			p.Addf("PAIRDB_NATS_URL", "server %d of the list has a user: write user:password into a file, and its path into PAIRDB_NATS_CREDENTIALS", 1+slices.Index(servers, s))
 		}
 	}
 }
@@ -78,9 +82,13 @@ func (c Config) options() ([]nats.Option, error) {
 	if bytes.Contains(content, []byte("NATS USER JWT")) {
 		return append(out, nats.UserCredentials(c.NATSCredentials)), nil
 	}
+	line := strings.TrimSpace(string(content))
+	if user, password, ok := strings.Cut(line, ":"); ok && user != "" && !strings.Contains(line, "\n") {
+		return append(out, nats.UserInfo(user, password)), nil
+	}
 	key, err := nats.NkeyOptionFromSeed(c.NATSCredentials)
 	if err != nil {
-		return nil, fmt.Errorf("PAIRDB_NATS_CREDENTIALS: %s is neither a .creds file nor the seed of an nkey", c.NATSCredentials)
+		return nil, fmt.Errorf("PAIRDB_NATS_CREDENTIALS: %s is neither a .creds file, the seed of an nkey nor a line user:password", c.NATSCredentials)
 	}
 	return append(out, key), nil
 }

@@ -21,7 +21,9 @@ func TestAddressesOfNATSAreChecked(t *testing.T) {
 	}{
 		{Config{}, ""},
 		{Config{NATSURL: "nats://n:4222"}, ""},
-		{Config{NATSURL: "tls://a:4222, nats://user:secret@b:4222,wss://c"}, ""},
+		{Config{NATSURL: "tls://a:4222, nats://b:4222,wss://c"}, ""},
+		{Config{NATSURL: "tls://a:4222, nats://user:secret@b:4222"}, "server 2 of the list has a user"},
+		{Config{NATSURL: "nats://secret@b:4222"}, "PAIRDB_NATS_CREDENTIALS"},
 		{Config{NATSURL: "n:4222"}, "PAIRDB_NATS_URL"},
 		{Config{NATSURL: "http://n:4222"}, "PAIRDB_NATS_URL"},
 		{Config{NATSURL: "nats://"}, "PAIRDB_NATS_URL"},
