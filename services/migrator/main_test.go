@@ -96,6 +96,6 @@ func TestWrongPlacesAreSaidInOneLine(t *testing.T) {
 
 func TestCommandLine(t *testing.T) {
 	servicetest.CommandLine(t, program, map[string]string{
-		"--help": "PAIRDB_MIGRATOR_MOVES", "--version": "migrator ", "--print-config": "PAIRDB_MIGRATOR_BYTES_PER_SECOND=16MiB",
+		"--help": "PAIRDB_MIGRATOR_MOVES", "--version": "migrator ", "--print-config": "PAIRDB_MIGRATOR_BYTES_PER_SECOND=",
 	})
 }

@@ -3,6 +3,7 @@
 package config
 
 import (
+	"runtime"
 	"time"
 
 	"github.com/pairdb/pairdb/libs/event"
@@ -18,9 +19,10 @@ type Config struct {
 
 	Socket string `envconfig:"PAIRDB_SOCKET" default:"/run/pairdb/node.sock" unit:"path" desc:"Unix socket of the storage node; it may appear later."`
 
-	// 16 MiB a second leave most of a small machine to requests, and move 100 GiB within two hours.
-	BytesPerSecond service.Bytes `envconfig:"PAIRDB_MIGRATOR_BYTES_PER_SECOND" default:"16MiB" unit:"bytes" desc:"Keys and values that all moves together may send in a second; 0: no limit. A move can have a lower one of its own."`
-	Moves          int           `envconfig:"PAIRDB_MIGRATOR_MOVES" default:"4" unit:"count" desc:"Moves at a time; others wait in the order in which they were made."`
+	// Requests wait at most twice as long beside a move, measured with both nodes on two processors
+	// (docs/PERFORMANCE.md).
+	BytesPerSecond rate `envconfig:"PAIRDB_MIGRATOR_BYTES_PER_SECOND" default:"auto" unit:"bytes" desc:"Keys and values that all moves together may send in a second; auto: 4 MiB for each processor that the process may use; 0: no limit. A move can have a lower one of its own."`
+	Moves          int  `envconfig:"PAIRDB_MIGRATOR_MOVES" default:"4" unit:"count" desc:"Moves at a time; others wait in the order in which they were made."`
 
 	// An hour is what an unnoticed difference between replicas may last; what is noticed (a node comes
 	// back, joins, gains a range) is compared at once.
@@ -41,6 +43,32 @@ const (
 	maxRate = 1 << 40
 )
 
+// bytesPerProcessor is what moves may send in a second for each processor.
+const bytesPerProcessor = 4 << 20
+
+// rate is bytes in a second, or "auto".
+type rate struct {
+	auto bool
+	service.Bytes
+}
+
+func (r *rate) UnmarshalText(text []byte) error {
+	if string(text) == "auto" {
+		*r = rate{auto: true}
+		return nil
+	}
+	r.auto = false
+	return r.Bytes.UnmarshalText(text)
+}
+
+// Complete replaces auto.
+func (c *Config) Complete() error {
+	if c.BytesPerSecond.auto {
+		c.BytesPerSecond.Bytes = service.Bytes(bytesPerProcessor * runtime.GOMAXPROCS(0))
+	}
+	return nil
+}
+
 // Validate reports all values that are out of their ranges.
 func (c *Config) Validate() error {
 	var p service.Problems
@@ -50,8 +78,8 @@ func (c *Config) Validate() error {
 	if n := len(c.Socket); n < 1 || n > maxSocketBytes {
 		p.Addf("PAIRDB_SOCKET", "the path has %d bytes, 1 to %d fit into a socket address", n, maxSocketBytes)
 	}
-	if c.BytesPerSecond != 0 {
-		p.Bytes("PAIRDB_MIGRATOR_BYTES_PER_SECOND", c.BytesPerSecond, minRate, maxRate)
+	if r := c.BytesPerSecond.Bytes; r != 0 {
+		p.Bytes("PAIRDB_MIGRATOR_BYTES_PER_SECOND", r, minRate, maxRate)
 	}
 	p.Int("PAIRDB_MIGRATOR_MOVES", c.Moves, 1, 64)
 	if c.RepairInterval != 0 {

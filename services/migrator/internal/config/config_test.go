@@ -1,6 +1,7 @@
 package config
 
 import (
+	"runtime"
 	"strings"
 	"testing"
 
@@ -14,6 +15,18 @@ func TestConfigurationPageAndDefaultsAreCurrent(t *testing.T) {
 	servicetest.Config(t, "migrator", &Config{})
 }
 
+// What is sent beside requests is for the machine that it is: users of two processors feel what those of
+// thirty-two don't.
+func TestMovesMaySendForEachProcessor(t *testing.T) {
+	servicetest.ClearEnvironment(t)
+	var c Config
+	require.NoError(t, service.Load(&c))
+	require.EqualValues(t, 4<<20*runtime.GOMAXPROCS(0), c.BytesPerSecond.Bytes)
+	t.Setenv("PAIRDB_MIGRATOR_BYTES_PER_SECOND", "64MiB")
+	require.NoError(t, service.Load(&c))
+	require.EqualValues(t, 64<<20, c.BytesPerSecond.Bytes)
+}
+
 // A value outside of its range must name the key and the range, and never run.
 func TestEveryLimitIsCheckedOnBothSides(t *testing.T) {
 	for _, c := range []struct {
@@ -21,7 +34,7 @@ func TestEveryLimitIsCheckedOnBothSides(t *testing.T) {
 		good, bad []string
 	}{
 		{"PAIRDB_SOCKET", []string{"/" + strings.Repeat("s", 102)}, []string{"", "/" + strings.Repeat("s", 103)}},
-		{"PAIRDB_MIGRATOR_BYTES_PER_SECOND", []string{"0", "1KiB", "1TiB"}, []string{"1", "1023B", "2TiB", "-1", "", "fast"}},
+		{"PAIRDB_MIGRATOR_BYTES_PER_SECOND", []string{"0", "1KiB", "1TiB", "auto"}, []string{"1", "1023B", "2TiB", "-1", "", "fast"}},
 		{"PAIRDB_MIGRATOR_MOVES", []string{"1", "64"}, []string{"0", "65", "-1", "", "four"}},
 		{"PAIRDB_REPAIR_INTERVAL", []string{"0s", "1s", "720h"}, []string{"999ms", "721h", "-1s", "", "often"}},
 		{"PAIRDB_REPAIR_PAUSED", []string{"true", "false"}, []string{"", "for now"}},

@@ -40,7 +40,7 @@ func Serve(ctx context.Context, cfg *config.Config, rt *service.Runtime) error {
 	metrics := NewMetrics()
 	metrics.Register(rt.Metrics)
 	m := New(Options{
-		Conn: conn, Targets: stream.NewTargets(append(rt.Tracing.DialOptions(), certificates.DialOption())...), Moves: cfg.Moves, BytesPerSecond: int64(cfg.BytesPerSecond),
+		Conn: conn, Targets: stream.NewTargets(append(rt.Tracing.DialOptions(), certificates.DialOption())...), Moves: cfg.Moves, BytesPerSecond: int64(cfg.BytesPerSecond.Bytes),
 		RepairInterval: cfg.RepairInterval, RepairPaused: cfg.RepairPaused, RepairBytesPerSecond: int64(cfg.RepairBytesPerSecond),
 		Log: rt.Log, Metrics: metrics, Tracer: rt.Tracing.Tracer("migrator"),
 	})
