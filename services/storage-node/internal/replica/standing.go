@@ -2,6 +2,7 @@ package replica
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,8 +24,8 @@ const (
 	// maxIdle is how long a standing tree waits for the next request, maxAge after how long everything is hashed
 	// again: a record that is lost without a change is missed then.
 	maxIdle, maxAge = 3 * time.Hour, 24 * time.Hour
-	// maxStanding bounds standing trees, besides maxKeptLeaves.
-	maxStanding = maxTrees
+	// maxStanding and maxStandingLeaves bound what is kept of standing trees: 64 MiB.
+	maxStanding, maxStandingLeaves = 8, 2 << 20
 )
 
 // standing is a tree that is kept up: leaves in which something has changed are hashed again, and if there are
@@ -124,8 +125,11 @@ func (s *standings) digest(ctx context.Context, want *tree) (_ *tree, renewed bo
 			x.close()
 		}
 		s.leave(name, x)
-		if ok || ctx.Err() != nil {
-			return got, true, err
+		if ok {
+			return got, true, nil
+		}
+		if ctx.Err() != nil {
+			return nil, false, cmp.Or(err, ctx.Err())
 		}
 	}
 	x, err = s.stand(ctx, want)
@@ -176,7 +180,7 @@ func (s *standings) keep(name string, x *standing, epoch uint64) {
 				first = n
 			}
 		}
-		if len(s.all) <= maxStanding && leaves <= maxKeptLeaves || first == name {
+		if len(s.all) <= maxStanding && leaves <= maxStandingLeaves || first == name {
 			break
 		}
 		s.dropLocked(first, s.all[first])
