@@ -151,15 +151,25 @@ func BenchmarkExport(b *testing.B) {
 	}
 }
 
-// BenchmarkDigest hashes 64 MiB.
+// BenchmarkDigest compares what is said of 64 MiB, after other changes.
 func BenchmarkDigest(b *testing.B) {
 	const valueBytes, total = 1000, 64 << 20
 	n := benchNode(b)
 	ingestBatches(b, n, benchRecords(total/valueBytes, valueBytes))
 	require.NoError(b, n.engine.Flush(bg))
-	b.SetBytes(total)
-	for b.Loop() {
-		_, err := n.Digest(bg, DigestRequest{LeavesPerRange: 1024})
-		require.NoError(b, err)
+	defer n.Close()
+	for name, next := range map[string]func(){
+		"everything": n.ForgetStanding, "one key has changed": func() { n.put(b, "t", "k", "v") }, "nothing has changed": func() {},
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(total)
+			_, err := n.Digest(bg, DigestRequest{LeavesPerRange: 1024, Renew: true})
+			require.NoError(b, err)
+			for b.Loop() {
+				next()
+				_, err := n.Digest(bg, DigestRequest{LeavesPerRange: 1024, Renew: true})
+				require.NoError(b, err)
+			}
+		})
 	}
 }
