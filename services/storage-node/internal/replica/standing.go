@@ -252,7 +252,7 @@ var errSpoiled = errors.New("too much has changed")
 
 // drain reads the tail up to a durable sequence.
 func (x *standing) drain(ctx context.Context, to ikey.Seq) error {
-	look, cancel := context.WithCancel(ctx)
+	look, cancel := context.WithCancel(context.Background())
 	cancel() // what is there already
 	var tokens tokens
 	for n := 1; ; n++ {

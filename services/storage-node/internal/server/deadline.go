@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,9 +14,10 @@ type lazyDeadline struct {
 	context.Context // the parent
 	deadline        time.Time
 
-	once   sync.Once
-	timed  context.Context // made by Done
-	cancel context.CancelFunc
+	once     sync.Once
+	timed    context.Context // made by Done
+	cancel   context.CancelFunc
+	released atomic.Bool
 }
 
 // Deadline implements context.Context.
@@ -25,6 +27,9 @@ func (c *lazyDeadline) Deadline() (time.Time, bool) { return c.deadline, true }
 func (c *lazyDeadline) Err() error {
 	if err := c.Context.Err(); err != nil {
 		return err
+	}
+	if c.released.Load() {
+		return context.Canceled
 	}
 	if !time.Now().Before(c.deadline) {
 		return context.DeadlineExceeded
@@ -38,8 +43,10 @@ func (c *lazyDeadline) Done() <-chan struct{} {
 	return c.timed.Done()
 }
 
-// release frees the timer, if there is one; nobody may wait any more.
+// release frees the timer, if there is one, and ends the context, like the function that context.WithDeadline
+// returns: whoever derived one from it and waits is woken, and must find a reason.
 func (c *lazyDeadline) release() {
+	c.released.Store(true)
 	c.once.Do(func() { c.timed, c.cancel = c.Context, func() {} })
 	c.cancel()
 }

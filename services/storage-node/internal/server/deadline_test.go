@@ -44,3 +44,24 @@ func TestLazyDeadlineIsADeadline(t *testing.T) {
 		c.release()
 	})
 }
+
+// Danger: a handler derives a context, and returns: what waits for the end of the parent finds that it has ended
+// without a reason, and the context package ends the process.
+func TestReleasedDeadlineHasAReason(t *testing.T) {
+	for _, waited := range []bool{false, true} {
+		c := withLazyDeadline(t.Context(), time.Now().Add(time.Hour))
+		var derived context.Context = c
+		if waited {
+			ctx, stop := context.WithCancel(c)
+			defer stop()
+			derived = ctx
+		}
+		require.NoError(t, derived.Err())
+		c.release()
+		require.ErrorIs(t, c.Err(), context.Canceled)
+		if waited {
+			<-derived.Done()
+			require.ErrorIs(t, derived.Err(), context.Canceled)
+		}
+	}
+}
