@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
-	"golang.org/x/sys/unix"
 
 	"github.com/pairdb/pairdb/libs/localpod"
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
@@ -165,59 +163,11 @@ func TestMigratorGivesWayToTheNode(t *testing.T) {
 	require.Equal(t, []int{10}, niceness(t, n.Migrator))
 }
 
-// pin leaves one processor of those that this process may use to a process and all its threads, the one of an
-// index, until the test is over.
-func pin(t *testing.T, index, pid int) {
-	t.Helper()
-	var all, one unix.CPUSet
-	require.NoError(t, unix.SchedGetaffinity(0, &all))
-	for cpu, left := 0, index; ; cpu++ {
-		require.Less(t, cpu, 1024, "%d processors are needed", index+1)
-		if !all.IsSet(cpu) {
-			continue
-		}
-		if left == 0 {
-			one.Set(cpu)
-			break
-		}
-		left--
-	}
-	set := func(to *unix.CPUSet) {
-		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*", pid))
-		require.NoError(t, err)
-		for _, thread := range threads {
-			id, err := strconv.Atoi(filepath.Base(thread))
-			require.NoError(t, err)
-			if err := unix.SchedSetaffinity(id, to); !errors.Is(err, unix.ESRCH) {
-				require.NoError(t, err)
-			}
-		}
-	}
-	set(&one)
-	t.Cleanup(func() { set(&all) })
-}
-
-// apart gives the target a processor of its own: on the machine of the source it does not run.
-func apart(t *testing.T, source, target *node) {
-	t.Helper()
-	if runtime.NumCPU() < 2 {
-		return
-	}
-	for _, p := range []*localpod.Process{target.Node, target.Migrator, target.HealthAgent} {
-		pin(t, 1, p.PID())
-	}
-	for _, p := range []*localpod.Process{source.Node, source.Migrator, source.HealthAgent} {
-		pin(t, 0, p.PID())
-	}
-	pin(t, 0, os.Getpid()) // the last, since the others look at what this process may use
-}
-
 // A move at its default limit must not be what users wait for: reads take at most twice as long. Turns with a
 // move and without one alternate, because the machine has other work too.
 func TestReadsGoOnBesideAMove(t *testing.T) {
 	c := start(t, 2, quiet)
 	from, to := c.nodes[0], c.nodes[1]
-	apart(t, from, to)
 	tr := &traffic{c: c, keys: size(30_000, 500_000), filling: 1000, route: only(from)}
 	tr.load()
 	var alone, beside []time.Duration
