@@ -19,8 +19,7 @@ type Config struct {
 
 	Socket string `envconfig:"PAIRDB_SOCKET" default:"/run/pairdb/node.sock" unit:"path" desc:"Unix socket of the storage node; it may appear later."`
 
-	// Requests wait at most twice as long beside a move, measured with both nodes on two processors
-	// (docs/PERFORMANCE.md).
+	// What is sent takes processors from requests: docs/PERFORMANCE.md has what they notice of it.
 	BytesPerSecond rate `envconfig:"PAIRDB_MIGRATOR_BYTES_PER_SECOND" default:"auto" unit:"bytes" desc:"Keys and values that all moves together may send in a second; auto: 4 MiB for each processor that the process may use; 0: no limit. A move can have a lower one of its own."`
 	Moves          int  `envconfig:"PAIRDB_MIGRATOR_MOVES" default:"4" unit:"count" desc:"Moves at a time; others wait in the order in which they were made."`
 
