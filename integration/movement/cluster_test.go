@@ -196,6 +196,27 @@ func (c *cluster) replace(n *node) {
 	})
 }
 
+// down kills a node and waits until others see that it is gone.
+func (c *cluster) down(n *node, seenBy ...*node) {
+	c.t.Helper()
+	n.Halt()
+	for _, o := range seenBy {
+		podtest.Eventually(c.t, joinLimit, o.Name+" sees "+n.Name+" down", func() bool {
+			m, err := c.members(o)
+			return err == nil && m[n.Name].GetLiveness() == clusterv1.Liveness_LIVENESS_DOWN
+		})
+	}
+}
+
+// remove takes a node that is down off the list of members.
+func (c *cluster) remove(n, at *node) {
+	c.t.Helper()
+	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
+	defer cancel()
+	_, err := at.admin().RemoveMember(ctx, &adminv1.RemoveMemberRequest{NodeId: n.Name, Reason: "its disk burnt"})
+	require.NoError(c.t, err)
+}
+
 func names(nodes []*node) string {
 	var out []string
 	for _, n := range nodes {

@@ -1,7 +1,6 @@
 package movement
 
 import (
-	"context"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -53,20 +52,11 @@ func TestNodesConvergeByThemselves(t *testing.T) {
 		return slices.DeleteFunc(slices.Clone((*owners.Load())(key)), func(n *node) bool { return !slices.Contains(*live.Load(), n) })
 	}}
 	tr.load()
-	down := func(n *node) {
-		n.Halt()
-		for _, o := range *live.Load() {
-			podtest.Eventually(t, joinLimit, o.Name+" sees "+n.Name+" down", func() bool {
-				m, err := c.members(o)
-				return err == nil && m[n.Name].GetLiveness() == clusterv1.Liveness_LIVENESS_DOWN
-			})
-		}
-	}
 
 	away := c.nodes[1]
 	route(c.nodes, c.others(away))
 	tr.begin()
-	down(away)
+	c.down(away, *live.Load()...)
 	c.back(away)
 	tr.end()
 	tr.comesTo(bar(convergeLimit), "a node was away", c.by(c.nodes...))
@@ -83,18 +73,15 @@ func TestNodesConvergeByThemselves(t *testing.T) {
 	rest := c.others(gone)
 	route(c.nodes, rest)
 	tr.begin()
-	down(gone)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	_, err := rest[0].admin().RemoveMember(ctx, &adminv1.RemoveMemberRequest{NodeId: gone.Name, Reason: "its disk burnt"})
-	require.NoError(t, err)
+	c.down(gone, *live.Load()...)
+	c.remove(gone, rest[0])
 	tr.end()
 	tr.comesTo(bar(convergeLimit), "a node was removed", c.by(rest...))
 
 	replaced := rest[0]
 	route(rest, c.others(gone, replaced))
 	tr.begin()
-	down(replaced)
+	c.down(replaced, *live.Load()...)
 	c.replace(replaced)
 	c.awaitAt(patience(2*moveLimit), rest, clusterv1.MemberState_MEMBER_STATE_UP, rest...)
 	tr.end()

@@ -117,3 +117,26 @@ func Eventually(t testing.TB, limit time.Duration, what string, f func() bool) {
 		}
 	}
 }
+
+// File returns the last file of a pattern below dir.
+func File(t testing.TB, dir, pattern string) string {
+	t.Helper()
+	names, err := filepath.Glob(filepath.Join(dir, pattern))
+	require.NoError(t, err)
+	require.NotEmpty(t, names, "%s in %s", pattern, dir)
+	return names[len(names)-1]
+}
+
+// Flip changes one bit of a file, as a disk that rots does. A negative offset counts from its end.
+func Flip(t testing.TB, name string, offset int) {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	require.NoError(t, err)
+	if offset < 0 {
+		offset += len(b)
+	}
+	require.Greater(t, len(b), offset)
+	b[offset] ^= 0x10
+	require.NoError(t, os.Chmod(name, 0o660))
+	require.NoError(t, os.WriteFile(name, b, 0o660))
+}

@@ -103,7 +103,7 @@ func TestNodeRefusesWhatItCannotServeAndSaysWhatToDo(t *testing.T) {
 		},
 		{
 			name: "damaged manifest", code: 4, wantText: []string{"MANIFEST", "offset"},
-			spoil: func(t *testing.T, dir string) { flip(t, glob(t, dir, "manifest/MANIFEST-*"), 40) },
+			spoil: func(t *testing.T, dir string) { podtest.Flip(t, podtest.File(t, dir, "manifest/MANIFEST-*"), 40) },
 		},
 		{
 			name: "no directory to write", code: 5, wantText: []string{"file-in-the-way"},
@@ -133,14 +133,14 @@ func TestDamagedOrMissingTableIsNeverAnAbsentKey(t *testing.T) {
 	// The rest of the node goes on; the range of the table answers with an error that names the file.
 	for name, spoil := range map[string]func(t *testing.T, table string){
 		"missing": func(t *testing.T, table string) { require.NoError(t, os.Remove(table)) },
-		"damaged": func(t *testing.T, table string) { flip(t, table, 40) },
+		"damaged": func(t *testing.T, table string) { podtest.Flip(t, table, 40) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir, err := os.MkdirTemp("", "pod")
 			require.NoError(t, err)
 			t.Cleanup(func() { require.NoError(t, os.RemoveAll(dir)) })
 			copyTree(t, stoppedPod(t).DataDir, filepath.Join(dir, "node-0", "data"))
-			table := glob(t, dir, "node-0/data/sst/*.sst")
+			table := podtest.File(t, dir, "node-0/data/sst/*.sst")
 			spoil(t, table)
 			pods, _ := podtest.Start(t, localpod.Options{Dir: dir})
 			_, stderr := ctl(t, pods.All()[0], 1, "get", "greeting")
@@ -230,24 +230,6 @@ func TestSnapshotIsRestoredIntoAnotherPod(t *testing.T) {
 	ctl(t, restored.All()[0], 3, "get", "after")
 	_, stderr := ctl(t, pod, 4, "snapshot", "restore", pod.DataDir, target)
 	require.Contains(t, stderr, "not empty")
-}
-
-func glob(t *testing.T, dir, pattern string) string {
-	t.Helper()
-	names, err := filepath.Glob(filepath.Join(dir, pattern))
-	require.NoError(t, err)
-	require.NotEmpty(t, names, "%s in %s", pattern, dir)
-	return names[len(names)-1]
-}
-
-func flip(t *testing.T, name string, offset int) {
-	t.Helper()
-	b, err := os.ReadFile(name)
-	require.NoError(t, err)
-	require.Greater(t, len(b), offset)
-	b[offset] ^= 0x10
-	require.NoError(t, os.Chmod(name, 0o660))
-	require.NoError(t, os.WriteFile(name, b, 0o660))
 }
 
 func copyTree(t *testing.T, from, to string) {

@@ -114,6 +114,7 @@ type groundRecord struct {
 	Known       bool            `json:"known,omitempty"`
 	Declared    []span          `json:"declared,omitempty"`
 	Given       []partRecord    `json:"given,omitempty"`
+	Explicit    []span          `json:"explicit,omitempty"`
 	Taken       []partRecord    `json:"taken,omitempty"`
 	Epochs      []epochRecord   `json:"epochs,omitempty"`
 	Residue     []residueRecord `json:"residue,omitempty"`
@@ -137,7 +138,7 @@ type residueRecord struct {
 }
 
 func (g *ground) encode(revision uint64) ([]byte, error) {
-	r := groundRecord{Format: format, Revision: revision, Incarnation: g.incarnation, Known: g.known, Declared: spansOf(g.declared)}
+	r := groundRecord{Format: format, Revision: revision, Incarnation: g.incarnation, Known: g.known, Declared: spansOf(g.declared), Explicit: spansOf(g.explicit)}
 	for _, p := range g.given {
 		r.Given = append(r.Given, partRecord{spansOf(p.ranges), p.node})
 	}
@@ -161,7 +162,7 @@ func decodeGround(b []byte) (g ground, revision uint64, err error) {
 	if r.Format != format {
 		return ground{}, 0, fmt.Errorf("it has format %d, not %d", r.Format, format)
 	}
-	g = ground{incarnation: r.Incarnation, known: r.Known, declared: rangesOf(r.Declared), epochs: map[uint64][]ring.HashRange{}}
+	g = ground{incarnation: r.Incarnation, known: r.Known, declared: rangesOf(r.Declared), explicit: rangesOf(r.Explicit), epochs: map[uint64][]ring.HashRange{}}
 	for _, p := range r.Given {
 		g.given = withPart(g.given, rangesOf(p.Ranges), p.Node)
 	}

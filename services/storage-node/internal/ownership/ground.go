@@ -18,6 +18,8 @@ type ground struct {
 	// given are ranges of other nodes, with those nodes. taken were accepted and are not in declared,
 	// with the nodes that handed them over. Within each of them ranges don't overlap.
 	given, taken []part
+	// explicit are those of given whose new owner was a replica by the ring already: a person's word, which stands.
+	explicit []ring.HashRange
 	// epochs are the highest known ones, with their ranges, which don't overlap.
 	epochs map[uint64][]ring.HashRange
 	// residue does not overlap.
@@ -43,6 +45,18 @@ func (g *ground) clone() ground {
 		out.epochs = map[uint64][]ring.HashRange{}
 	}
 	return out
+}
+
+// give notes that ranges are another node's, which shares some of those that the ring gives this one with it.
+func (g *ground) give(ranges []ring.HashRange, to Owner, shared []ring.HashRange) {
+	g.given = withPart(g.given, ranges, to)
+	g.explicit = ring.Union(ring.Subtract(g.explicit, ranges), ring.Intersect(ranges, shared))
+}
+
+// takeBack notes that ranges are no other node's any more.
+func (g *ground) takeBack(ranges []ring.HashRange) {
+	g.given = withoutPart(g.given, ranges)
+	g.explicit = ring.Subtract(g.explicit, ranges)
 }
 
 // withPart adds ranges of a node, which are no other's then.
@@ -185,6 +199,6 @@ func (g *ground) equal(o *ground) bool {
 		return a.Sequence == b.Sequence && a.Since.Equal(b.Since) && a.dropping == b.dropping && slices.Equal(a.Ranges, b.Ranges)
 	}
 	return g.incarnation == o.incarnation && g.known == o.known && slices.Equal(g.declared, o.declared) &&
-		slices.EqualFunc(g.given, o.given, samePart) && slices.EqualFunc(g.taken, o.taken, samePart) &&
+		slices.Equal(g.explicit, o.explicit) && slices.EqualFunc(g.given, o.given, samePart) && slices.EqualFunc(g.taken, o.taken, samePart) &&
 		maps.EqualFunc(g.epochs, o.epochs, slices.Equal[[]ring.HashRange]) && slices.EqualFunc(g.residue, o.residue, sameResidue)
 }

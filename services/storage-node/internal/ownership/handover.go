@@ -147,7 +147,7 @@ func (r *Registry) Give(ctx context.Context, move string, to Owner, epoch uint64
 		next.facts[move] = f
 		g := &next.ground
 		g.raise(f.ranges, epoch)
-		g.given = withPart(g.given, f.ranges, to)
+		g.give(f.ranges, to, next.shared(r.o.NodeID, to.NodeID))
 		g.taken = withoutPart(g.taken, f.ranges)
 		g.addResidue(residue{Residue: Residue{Ranges: f.ranges, Sequence: r.o.Sequence(), Since: now}})
 		next.tell(slog.LevelInfo, "ranges given", "move", move, "ranges", len(f.ranges), "to", to.NodeID, "epoch", epoch)
@@ -219,7 +219,7 @@ func (r *Registry) Accept(ctx context.Context, move, from string, epoch uint64) 
 		next.facts[move] = f
 		g := &next.ground
 		g.raise(f.ranges, epoch)
-		g.given = withoutPart(g.given, f.ranges)
+		g.takeBack(f.ranges)
 		g.taken = withPart(g.taken, ring.Subtract(f.ranges, g.declared), f.peer)
 		next.tell(slog.LevelInfo, "ranges accepted", "move", move, "ranges", len(f.ranges), "from", f.peer.NodeID, "epoch", epoch)
 		return []string{move}, nil

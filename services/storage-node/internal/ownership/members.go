@@ -128,31 +128,49 @@ func (r *Registry) follow(ctx context.Context, next *state, placed *ring.Ring, h
 	before := g.declared
 	g.declared = ring.RangesIn(placed.RangesOf(r.o.NodeID))
 	gained, lost := ring.Subtract(g.declared, before), ring.Subtract(before, g.declared)
+	// What the ring gives anew is the node's, whoever had it meanwhile; and so is what was given to a node that is
+	// gone, or that the ring names beside this one, which stays: it was to stand in its place.
+	back := gained
+	for _, p := range g.given {
+		theirs := p.ranges
+		switch {
+		case here[p.node.NodeID] && next.leaving != nil:
+			continue
+		case here[p.node.NodeID]:
+			theirs = ring.Subtract(ring.Intersect(theirs, next.shared(r.o.NodeID, p.node.NodeID)), g.explicit)
+		}
+		back = ring.Union(back, ring.Intersect(theirs, g.declared))
+	}
 	// What was accepted is had already: the ring only follows.
-	if changed := ring.Union(ring.Subtract(gained, allOf(g.taken)), lost); g.known && len(changed) > 0 {
+	if changed := ring.Union(ring.Subtract(back, allOf(g.taken)), lost); g.known && len(changed) > 0 {
 		if err := r.o.Forget(ctx, changed); err != nil {
 			return err
 		}
 	}
 	g.known = true
-	// What the ring gives anew is the node's, whoever had it meanwhile; and so is what was given to a node
-	// that is gone.
-	back := gained
-	for _, p := range g.given {
-		if !here[p.node.NodeID] {
-			back = ring.Union(back, ring.Intersect(p.ranges, g.declared))
-		}
-	}
-	g.given = withoutPart(g.given, back)
+	g.takeBack(back)
 	g.taken = withoutPart(g.taken, g.declared)
 	if left := ring.Subtract(lost, ring.Union(allOf(g.given), allOf(g.taken))); len(left) > 0 {
 		g.addResidue(residue{Residue: Residue{Ranges: left, Sequence: r.o.Sequence(), Since: r.o.Now()}})
 	}
-	if len(gained)+len(lost) > 0 {
-		next.tell(slog.LevelInfo, "ranges by the members", "ranges", len(g.declared), "gained", len(gained), "lost", len(lost))
+	if len(back)+len(lost) > 0 {
+		next.tell(slog.LevelInfo, "ranges by the members", "ranges", len(g.declared), "gained", len(back), "lost", len(lost))
 	}
 	r.regain(next, placed)
 	return nil
+}
+
+// shared returns the ranges that the ring gives both of two nodes.
+func (s *state) shared(a, b string) (out []ring.HashRange) {
+	if s.ring == nil {
+		return nil
+	}
+	for _, p := range s.ring.RangesOf(a) {
+		if slices.Contains(p.Replicas, b) {
+			out = append(out, p.Range)
+		}
+	}
+	return ring.Normal(out)
 }
 
 // regain makes residue that is harmless, or of which there is no other replica, a part of its range

@@ -278,6 +278,88 @@ func TestTheRingGivesBackWhatWasGiven(t *testing.T) {
 	})
 }
 
+// Danger: a node that gave a range to one that joined beside a third is its replica again when that third one goes, and
+// sends everybody away for ever: there is a copy less than anybody knows.
+func TestARangeWhoseRecipientIsAReplicaBesideTheNodeIsItsAgain(t *testing.T) {
+	moves := ring.Subtract([]ring.HashRange{{}}, own(ringOf("n1", "n2", "n3"), "n1"))
+	key := keyIn(moves, 0)
+	give := func(t *testing.T, all []membership.Declaration) *node {
+		n := open(t)
+		require.NoError(t, n.SetMembers(bg, all))
+		_, _, err := n.Fence(bg, "m", moves)
+		require.NoError(t, err)
+		require.NoError(t, n.Give(bg, "m", Owner{NodeID: "n3"}, 1))
+		n.forgotten = nil
+		return n
+	}
+	for name, restart := range map[string]func(n *node, t *testing.T) *node{
+		"": func(n *node, _ *testing.T) *node { return n }, "after a restart": (*node).restart,
+	} {
+		t.Run("the third one is removed before the joiner is up"+name, func(t *testing.T) {
+			all := up("n1", "n2", "n3")
+			all[2].State = membership.Joining
+			n := give(t, all)
+			all = slices.Clone(all)
+			all[1].State = membership.Removed
+			require.NoError(t, n.SetMembers(bg, all))
+			requireReason(t, store.ReasonNotOwner, n.write(key)) // only the joiner has what came since
+			n = restart(n, t)
+			all = slices.Clone(all)
+			all[2].State = membership.Up
+			require.NoError(t, n.SetMembers(bg, all))
+			require.Empty(t, n.View().Given)
+			require.NoError(t, n.write(key))
+			require.Equal(t, []ring.HashRange{{}}, ring.RangesIn(n.View().Owned))
+			require.Equal(t, [][]ring.HashRange{moves}, n.forgotten, "it was not equal with anybody")
+			require.Empty(t, n.View().CleanupNeeded())
+		})
+		t.Run("a drain that was called off, and the third one is removed"+name, func(t *testing.T) {
+			all := up("n1", "n2", "n3")
+			all[0].State = membership.Draining
+			n := open(t)
+			require.NoError(t, n.SetMembers(bg, all))
+			mine := ring.Subtract(own(ringOf("n1", "n2", "n3"), "n1"), own(ringOf("n1", "n2", "n3"), "n3"))
+			_, _, err := n.Fence(bg, "m", mine)
+			require.NoError(t, err)
+			require.NoError(t, n.Give(bg, "m", Owner{NodeID: "n3"}, 1))
+			n = restart(n, t)
+			all = up("n1", "n2", "n3")
+			require.NoError(t, n.SetMembers(bg, all))
+			require.Equal(t, mine, n.View().Given, "the ring does not name the other one")
+			all = slices.Clone(all)
+			all[1].State = membership.Removed
+			require.NoError(t, n.SetMembers(bg, all))
+			require.Empty(t, n.View().Given)
+			require.NoError(t, n.write(keyIn(mine, 0)))
+		})
+		t.Run("the third one is removed while the node drains"+name, func(t *testing.T) {
+			all := up("n1", "n2", "n3")
+			all[2].State = membership.Joining
+			n := give(t, all)
+			all = up("n1", "n2", "n3")
+			all[0].State, all[1].State = membership.Draining, membership.Removed
+			require.NoError(t, n.SetMembers(bg, all))
+			require.Equal(t, moves, n.View().Given, "it leaves")
+			n = restart(n, t)
+			require.NoError(t, n.SetMembers(bg, all))
+			all = slices.Clone(all)
+			all[0].State = membership.Up
+			require.NoError(t, n.SetMembers(bg, all))
+			require.Empty(t, n.View().Given)
+		})
+		t.Run("a person gave it to a replica"+name, func(t *testing.T) {
+			all := up("n1", "n3")
+			n := give(t, all)
+			n = restart(n, t)
+			all = slices.Clone(all)
+			all[1].GRPCAddr = "elsewhere:1"
+			require.NoError(t, n.SetMembers(bg, all))
+			require.Equal(t, moves, n.View().Given, "that stands")
+			requireReason(t, store.ReasonNotOwner, n.write(key))
+		})
+	}
+}
+
 // Danger: what is accepted from a node that drains belongs to nobody when that is gone.
 func TestAcceptedRangesStayWhenTheRingFollows(t *testing.T) {
 	n := open(t)
