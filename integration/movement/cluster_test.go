@@ -73,6 +73,8 @@ type node struct {
 	*localpod.Pod
 	client *client.Client
 	conn   *grpc.ClientConn
+	// network is what others reach the node through; nil: they do as the test does.
+	network *podtest.Proxy
 }
 
 func (n *node) admin() adminv1.AdminServiceClient { return adminv1.NewAdminServiceClient(n.conn) }
@@ -127,10 +129,28 @@ func (c *cluster) back(n *node) {
 	podtest.Eventually(c.t, 30*time.Second, n.Name+" is ready", func() bool { return n.IsReady(c.t.Context()) })
 }
 
+// behind puts nodes behind networks that can be cut: from now on they declare the addresses of these.
+func (c *cluster) behind(nodes ...*node) {
+	c.t.Helper()
+	for _, n := range nodes {
+		n.network = podtest.NewProxy(c.t, n.Addr)
+		n.Node.SetEnv("PAIRDB_ADVERTISE_ADDR=" + n.network.Addr)
+		n.Stop()
+		c.back(n)
+	}
+	podtest.Eventually(c.t, joinLimit, "all know the new addresses", func() bool {
+		return !slices.ContainsFunc(c.nodes, func(o *node) bool {
+			m, err := c.members(o)
+			return err != nil || slices.ContainsFunc(nodes, func(n *node) bool { return m[n.Name].GetDeclared().GetGrpcAddr() != n.network.Addr })
+		})
+	})
+	c.await(clusterv1.MemberState_MEMBER_STATE_UP, c.nodes...)
+}
+
 // named returns the node of a name or an address; nil if there is none.
 func (c *cluster) named(what string) *node {
 	for _, n := range c.nodes {
-		if n.Name == what || n.Addr == what {
+		if n.Name == what || n.Addr == what || n.network != nil && n.network.Addr == what {
 			return n
 		}
 	}

@@ -28,6 +28,19 @@ var faults = []fault{
 	}},
 }
 
+// network is cut off for a while, in which nobody is told, and connections are gone when it is back: as behind a router
+// that has forgotten them. The node has to be behind one (cluster.behind).
+var network = fault{"network", func(c *cluster, _, to *node) {
+	away := 3 * time.Second
+	if long {
+		away = 30 * time.Second
+	}
+	to.network.Cut()
+	time.Sleep(away) // what is tested, not awaited
+	to.network.Break()
+	to.network.Mend()
+}}
+
 // unit is what may be sent again because nobody knows whether it arrived, beside a part of the whole: the
 // MiB that is acknowledged at once, in each direction of what was under way.
 const unit = 1 << 20
@@ -80,17 +93,20 @@ func TestMoveGoesOnAfterEveryDeath(t *testing.T) {
 	}
 }
 
-// At the hand-over a death must leave neither two owners nor none: what either has acknowledged is there,
+// At the hand-over a death, or a network that is away, must leave neither two owners nor none: what either has acknowledged is there,
 // and the drain goes on.
 func TestHandOverGoesOnAfterEveryDeath(t *testing.T) {
 	for s, state := range []movev1.State{movev1.State_STATE_FENCED, movev1.State_STATE_ACCEPTED, movev1.State_STATE_COMMITTED} {
-		for f, fault := range faults {
-			if !long && s != f {
-				continue // each state with one of them; all in the long form
+		for f, fault := range append(faults, network) {
+			if !long && s != f && (fault.name != network.name || state != movev1.State_STATE_ACCEPTED) {
+				continue // each state with one of them, and the network where nobody may guess; all in the long form
 			}
 			t.Run(fmt.Sprint(state, "-", fault.name), func(t *testing.T) {
 				c := start(t, 4, quiet)
 				leaving := c.nodes[3]
+				if fault.name == network.name {
+					c.behind(c.others(leaving)...)
+				}
 				tr := &traffic{c: c, keys: size(5_000, 50_000), perSecond: 200, route: c.by(c.nodes...)}
 				tr.load()
 				tr.route = c.through(leaving, c.nodes...)
