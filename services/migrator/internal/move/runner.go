@@ -163,7 +163,7 @@ func (r *Runner) Run(ctx context.Context) {
 			continue
 		}
 		r.explain(ctx, err)
-		if r.hasReached(reached) {
+		if r.hasReached(reached) && !errors.Is(err, errPutOff) { // what was verified for it is verified anew each time
 			pause = r.o.Times.MinRetry
 		}
 		_ = sidecar.Pause(ctx, pause)

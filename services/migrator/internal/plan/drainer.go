@@ -55,13 +55,9 @@ func (p *Planner) drain(ctx context.Context, v view) (time.Duration, error) {
 	}
 	others := v.moves
 	if len(l.owned) == 0 {
-		all, err := call(ctx, func(ctx context.Context) (*adminv1.MovesResponse, error) {
-			return p.o.Admin.Moves(ctx, &adminv1.MovesRequest{IncludeEnded: true})
-		})
-		if err != nil {
+		if others, err = p.ownMoves(ctx); err != nil {
 			return 0, err
 		}
-		others = all.GetMoves()
 	}
 	for _, m := range others {
 		if m.GetParent() != d.GetId() {

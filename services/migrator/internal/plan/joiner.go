@@ -180,7 +180,7 @@ func (j *joiner) bring(ctx context.Context, me member, parent string, b bringing
 		return fmt.Errorf("make move %s at %s: %w", b.id, b.source.id, err)
 	}
 	j.heard[b.source.id] = append(j.heard[b.source.id], r.GetMoves()...)
-	j.o.Log.Info("ranges are brought here", "bootstrap", parent, "move", b.id, "from", b.source.id, "hand_over", b.handOver, "ranges", len(b.ranges))
+	j.o.Log.Info("ranges are brought here", "parent", parent, "move", b.id, "from", b.source.id, "hand_over", b.handOver, "ranges", len(b.ranges))
 	return nil
 }
 

@@ -75,13 +75,16 @@ func word(nodeID string, maxBytes int) string {
 }
 
 // bootstrapID returns what the moves of a bootstrap are called: the same for one life of a data directory.
-func bootstrapID(incarnation string) string {
+func bootstrapID(incarnation string) string { return "bootstrap-" + shortID(incarnation) }
+
+// shortID makes a part of ids from an incarnation.
+func shortID(incarnation string) string {
 	short := incarnation[:min(len(incarnation), 8)]
 	if word(short, 8) != short || short == "" {
 		sum := sha256.Sum256([]byte(incarnation))
 		short = hex.EncodeToString(sum[:4])
 	}
-	return "bootstrap-" + short
+	return short
 }
 
 // suffixBytes of an id are kept free for its number.

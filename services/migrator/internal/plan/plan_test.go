@@ -79,15 +79,11 @@ func TestPlansGoOnAfterFaults(t *testing.T) {
 	for _, call := range []string{"Moves", "Replicate", "Declare", "Tenants", "Configuration"} {
 		t.Run(call, func(t *testing.T) {
 			simulate(t, 2, func(ctx context.Context, s *sim, add func(string, memberState) *simNode) {
+				s.broken = call
 				for _, id := range []string{"a", "b", "c"} {
 					add(id, up)
 				}
 				add("d", joining)
-				s.mu.Lock()
-				for _, n := range s.nodes {
-					n.broken[call] = true
-				}
-				s.mu.Unlock()
 				s.nodes["a"].startDrain()
 				time.Sleep(30 * time.Second)
 				s.mu.Lock()

@@ -167,8 +167,8 @@ func (a *app) cancelCmd() *cobra.Command {
 		Use:   "cancel ID",
 		Short: "Call off a move, or a drain with its moves",
 		Long: `cancel calls off a move, or a drain with all its moves. Nothing is lost: the node serves as before. What
-the target has got stays there until it is cleaned up. A range that has a new owner already stays with it;
-of a drain the others stay with the node, which is up again then.`,
+the target has got stays there until it is cleaned up. A range that has a new owner already stays with it; those
+of a drain come back by themselves, by moves of that owner, and the node is up again.`,
 		Args: exactArgs("ID"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withClient(func(c *client.Client) error {
@@ -213,13 +213,13 @@ func (a *app) sayCancelled(r *adminv1.CancelMoveResponse) error {
 	return nil
 }
 
-// sayGiven tells which ranges have a new owner already: calling a drain off does not bring them back.
+// sayGiven tells which ranges have a new owner already, and come back.
 func (a *app) sayGiven(all []*movev1.Move) error {
 	for _, m := range all {
 		if s := m.GetState(); !m.GetHandOver() || s < movev1.State_STATE_ACCEPTED || s > movev1.State_STATE_RELEASED {
 			continue
 		}
-		_, err := fmt.Fprintf(a.Out, "%s: %s stay with %s, which serves them; the node answers NOT_OWNER with its address, and the next drain leaves them out\n",
+		_, err := fmt.Fprintf(a.Out, "%s: %s are served by %s until they are back; the node answers NOT_OWNER with its address meanwhile\n",
 			plain(m.GetId()), whatText(m.GetWhat()), plain(m.GetTarget().GetNodeId()))
 		if err != nil {
 			return err
