@@ -432,6 +432,7 @@ func TestMovesAndDrainsArePublished(t *testing.T) {
 	require.NoError(t, err)
 	step(2, movev1.DrainState_DRAIN_STATE_MOVING, 1)
 	b.find(event.DrainProgress)
+	w.giveAll("n2")
 	declare(draining, drained)
 	step(3, movev1.DrainState_DRAIN_STATE_COMPLETED, 1)
 	b.find(event.DrainCompleted)

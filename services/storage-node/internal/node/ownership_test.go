@@ -18,6 +18,7 @@ import (
 	nodev1 "github.com/pairdb/pairdb/proto/pairdb/node/v1"
 	replicav1 "github.com/pairdb/pairdb/proto/pairdb/replica/v1"
 	storagev1 "github.com/pairdb/pairdb/proto/pairdb/storage/v1"
+	"github.com/pairdb/pairdb/services/storage-node/internal/ownership"
 )
 
 // Danger: a node that does not follow its members plans, compares and collects by a ring of the past.
@@ -191,6 +192,9 @@ func TestADrainedNodeStartsAgainUntilItsDrainIsOver(t *testing.T) {
 		{clusterv1.MemberState_MEMBER_STATE_UP, clusterv1.MemberState_MEMBER_STATE_DRAINING},
 		{clusterv1.MemberState_MEMBER_STATE_DRAINING, clusterv1.MemberState_MEMBER_STATE_DRAINED},
 	} {
+		if c[1] == clusterv1.MemberState_MEMBER_STATE_DRAINED {
+			w.giveAll("n2")
+		}
 		_, err = w.migrator().Declare(t.Context(), &migrationv1.DeclareRequest{From: c[0], To: c[1]})
 		require.NoError(t, err)
 		say(c[1])
@@ -241,4 +245,14 @@ func TestADrainedNodeThatCrashedBeforeItRemembered(t *testing.T) {
 	got, _, err = readIdentity(realFS(), cfg.DataDir)
 	require.NoError(t, err)
 	require.Equal(t, stateDrained, got.State)
+}
+
+// giveAll hands all ranges over to another node, as a drain does.
+func (w *testNode) giveAll(to string) {
+	w.t.Helper()
+	whole := []hashring.HashRange{{}}
+	o := w.held().ownership
+	_, _, err := o.Fence(w.t.Context(), "all", whole)
+	require.NoError(w.t, err)
+	require.NoError(w.t, o.Give(w.t.Context(), "all", ownership.Owner{NodeID: to}, 1000))
 }

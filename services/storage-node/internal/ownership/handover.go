@@ -157,7 +157,7 @@ func (r *Registry) Give(ctx context.Context, move string, to Owner, epoch uint64
 
 // Prepare refuses requests of ranges that are about to be handed over by another node. What the node
 // held of them at an earlier time goes first, in the background: until then Prepare is refused retryably
-// (RANGE_MOVING). A repeat answers the same.
+// (RANGE_MOVING). A node that leaves prepares nothing (TARGET_UNFIT). A repeat answers the same.
 func (r *Registry) Prepare(ctx context.Context, move string, ranges []ring.HashRange, from Owner) (knownEpoch uint64, err error) {
 	if ranges, err = check(move, ranges); err != nil {
 		return 0, err
@@ -177,6 +177,9 @@ func (r *Registry) Prepare(ctx context.Context, move string, ranges []ring.HashR
 			return nil, nil
 		case ok && f.stage != declined:
 			return nil, refuse(store.ReasonMoveState, "move %s is %s, with other ranges, another node, or another role of this one", move, f.stage)
+		}
+		if next.leaving != nil {
+			return nil, refuse(store.ReasonTargetUnfit, "node %s leaves, and takes no ranges over", r.o.NodeID)
 		}
 		if err := next.free(move, ranges); err != nil {
 			return nil, err

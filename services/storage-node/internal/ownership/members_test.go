@@ -360,6 +360,29 @@ func TestARangeWhoseRecipientIsAReplicaBesideTheNodeIsItsAgain(t *testing.T) {
 	}
 }
 
+// Danger: a node that leaves takes a range over, is drained, and takes it along.
+func TestANodeThatLeavesTakesNothingOver(t *testing.T) {
+	n := open(t)
+	all := up("n1", "n2", "n3")
+	require.NoError(t, n.SetMembers(bg, all))
+	_, err := n.Prepare(bg, "before", q(1), n2)
+	require.NoError(t, err)
+	for _, s := range []membership.State{membership.Draining, membership.Drained} {
+		all = slices.Clone(all)
+		all[0].State = s
+		require.NoError(t, n.SetMembers(bg, all))
+		_, err = n.Prepare(bg, "m", q(0), n2)
+		requireReason(t, store.ReasonTargetUnfit, err)
+		_, err = n.Prepare(bg, "before", q(1), n2)
+		require.NoError(t, err, "what was prepared is")
+	}
+	all = slices.Clone(all)
+	all[0].State = membership.Up
+	require.NoError(t, n.SetMembers(bg, all))
+	_, err = n.Prepare(bg, "m", q(0), n2)
+	require.NoError(t, err)
+}
+
 // Danger: what is accepted from a node that drains belongs to nobody when that is gone.
 func TestAcceptedRangesStayWhenTheRingFollows(t *testing.T) {
 	n := open(t)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	clusterv1 "github.com/pairdb/pairdb/proto/pairdb/cluster/v1"
 	migrationv1 "github.com/pairdb/pairdb/proto/pairdb/migration/v1"
 	"github.com/pairdb/pairdb/services/storage-node/internal/moves"
+	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 )
 
 // workEvery gathers a wave of changes for the migrator, most of which it makes itself.
@@ -122,6 +124,13 @@ func (g migrationService) Declare(ctx context.Context, r *migrationv1.DeclareReq
 	to, err := memberStateFromProto(r.GetTo())
 	if err != nil {
 		return nil, err
+	}
+	if to == membership.Drained {
+		// A node that leaves prepares nothing new: none comes between this and the declaration.
+		if v := b.Ownership.View(); len(v.Owned)+len(v.Prepared) > 0 {
+			return nil, &store.Error{Reason: store.ReasonMoveState,
+				Message: fmt.Sprintf("the node has %d ranges, and %d are being handed over to it: it is not drained", len(v.Owned), len(v.Prepared))}
+		}
 	}
 	if err := b.Moves.Declare(ctx, from, to); err != nil {
 		return nil, err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -258,6 +259,54 @@ func TestTheTargetOverTheWire(t *testing.T) {
 	declined, err := o.replica.Decline(ctx, &replicav1.DeclineRequest{Peer: peer, MoveId: "m1"})
 	require.NoError(t, err)
 	require.True(t, declined.GetAccepted())
+}
+
+// Danger: a node is told as drained, and taken away, while it has ranges, or some are on their way to it.
+func TestANodeThatHasRangesIsNotDrained(t *testing.T) {
+	o := startOwner(t)
+	ctx := t.Context()
+	all := []membership.Declaration{
+		{NodeID: "n1", Version: 1, State: membership.Up, Incarnation: "i1", VirtualNodes: 1},
+		{NodeID: "n2", Version: 1, State: membership.Up, Incarnation: "x", VirtualNodes: 1},
+	}
+	require.NoError(t, o.ownership.SetMembers(ctx, all))
+	peer := &replicav1.Peer{ClusterId: "c", NodeId: "n2"}
+	_, err := o.replica.Prepare(ctx, &replicav1.PrepareRequest{Peer: peer, MoveId: "m1", Ranges: halfOnWire(), OwnerAddr: "10.0.0.2:8080"})
+	require.NoError(t, err)
+	d, err := o.moves.StartDrain(ctx, "d", "why")
+	require.NoError(t, err)
+	require.NoError(t, o.moves.Declare(ctx, membership.Up, membership.Draining))
+	_, err = o.moves.AdvanceDrain(ctx, d.ID, d.Version, moves.DrainStep{State: moves.DrainMoving})
+	require.NoError(t, err)
+	all[0].State = membership.Draining
+	require.NoError(t, o.ownership.SetMembers(ctx, slices.Clone(all)))
+	drained := func() error {
+		_, err := o.migration.Declare(ctx, &migrationv1.DeclareRequest{
+			From: clusterv1.MemberState_MEMBER_STATE_DRAINING, To: clusterv1.MemberState_MEMBER_STATE_DRAINED,
+		})
+		return err
+	}
+	no := refusal{code: codes.FailedPrecondition, reason: "MOVE_STATE"}
+	require.Equal(t, no, refused(t, drained()), "it has all of them")
+	_, err = o.replica.Decline(ctx, &replicav1.DeclineRequest{Peer: peer, MoveId: "m1"})
+	require.NoError(t, err)
+	_, _, err = o.ownership.Fence(ctx, "all", []ring.HashRange{{}})
+	require.NoError(t, err)
+	require.NoError(t, o.ownership.Give(ctx, "all", ownership.Owner{NodeID: "n2"}, 9))
+	require.NoError(t, drained())
+}
+
+// Danger: as above; what is on its way arrives after the last look.
+func TestANodeThatIsGivenRangesIsNotDrained(t *testing.T) {
+	o := startOwner(t)
+	ctx := t.Context()
+	_, err := o.replica.Prepare(ctx, &replicav1.PrepareRequest{Peer: &replicav1.Peer{ClusterId: "c", NodeId: "n2"}, MoveId: "m1", Ranges: halfOnWire()})
+	require.NoError(t, err)
+	_, err = o.migration.Declare(ctx, &migrationv1.DeclareRequest{
+		From: clusterv1.MemberState_MEMBER_STATE_DRAINING, To: clusterv1.MemberState_MEMBER_STATE_DRAINED,
+	})
+	require.Equal(t, refusal{code: codes.FailedPrecondition, reason: "MOVE_STATE"}, refused(t, err))
+	require.ErrorContains(t, err, "1 are being handed over to it")
 }
 
 // Danger: an operator cleans up, or trusts, ranges that are shown with the wrong replicas or times.

@@ -26,6 +26,7 @@ import (
 	"github.com/pairdb/pairdb/services/storage-node/internal/hot"
 	"github.com/pairdb/pairdb/services/storage-node/internal/members"
 	"github.com/pairdb/pairdb/services/storage-node/internal/moves"
+	"github.com/pairdb/pairdb/services/storage-node/internal/ownership"
 	"github.com/pairdb/pairdb/services/storage-node/internal/store"
 	"github.com/pairdb/pairdb/services/storage-node/internal/tenant"
 )
@@ -88,7 +89,7 @@ func start(t *testing.T, setup ...func(*world, *Options)) *world {
 	w.moves = moves.New(moves.Options{NodeID: "n1", Incarnation: "i1", JoinAtOnce: !w.joins})
 	require.NoError(t, w.moves.Open(t.Context(), st))
 	if w.phase != StateRecovering {
-		w.server.Open(Backend{Store: st, Engine: w.engine, Snapshots: w.snapshots, Tenants: w.tenants, Members: w.members, Moves: w.moves, LocalMode: "auto", Pipelined: w.pipelined, MaxWrites: w.maxWrites, Hot: w.hot})
+		w.server.Open(Backend{Store: st, Engine: w.engine, Snapshots: w.snapshots, Tenants: w.tenants, Members: w.members, Moves: w.moves, Ownership: ownership.New(ownership.Options{NodeID: "n1"}), LocalMode: "auto", Pipelined: w.pipelined, MaxWrites: w.maxWrites, Hot: w.hot})
 	}
 	w.grpc = w.server.GRPC(o, health.NewServer(), w.more...)
 	w.server.RegisterStorage(w.grpc)
