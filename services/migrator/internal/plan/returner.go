@@ -31,13 +31,16 @@ type returning struct {
 }
 
 // missing returns which ranges of the ring the node does not have, in normal form.
-func (r *returning) missing() []ring.HashRange {
-	placed := r.members.ring(r.factor, func(m member) bool { return m.owner() })
-	return ring.Subtract(ring.RangesIn(placed.RangesOf(r.self)), r.owned)
+func (r *returning) missing() []ring.HashRange { return ring.Subtract(r.placed(r.self), r.owned) }
+
+// placed returns the ranges that the ring gives a node, in normal form.
+func (r *returning) placed(id string) []ring.HashRange {
+	return ring.RangesIn(r.members.ring(r.factor, func(m member) bool { return m.owner() }).RangesOf(id))
 }
 
 // lent returns what is missing by the member that got it from a drain, if that is up. What was given to another one
-// since, or may have been, is not lent any more.
+// since, or may have been, is not lent any more; and nobody gives back what is its own by the ring too: that the node
+// takes by itself.
 func (r *returning) lent() map[string][]ring.HashRange {
 	var given []*movev1.Move
 	for _, m := range r.handed {
@@ -58,7 +61,10 @@ func (r *returning) lent() map[string][]ring.HashRange {
 		ranges := ring.Intersect(fromWire(m.GetWhat().GetHashRanges()), missing)
 		missing = ring.Subtract(missing, ranges)
 		to, ok := r.members.get(m.GetTarget().GetNodeId())
-		if ok && to.state == up && m.GetPurpose() == movev1.Purpose_PURPOSE_DRAIN && reached(m) && len(ranges) > 0 {
+		if !ok || to.state != up || m.GetPurpose() != movev1.Purpose_PURPOSE_DRAIN || !reached(m) {
+			continue
+		}
+		if ranges = ring.Subtract(ranges, r.placed(to.id)); len(ranges) > 0 {
 			out[to.id] = ring.Union(out[to.id], ranges)
 		}
 	}

@@ -18,7 +18,8 @@ type ground struct {
 	// given are ranges of other nodes, with those nodes. taken were accepted and are not in declared,
 	// with the nodes that handed them over. Within each of them ranges don't overlap.
 	given, taken []part
-	// explicit are those of given whose new owner was a replica by the ring already: a person's word, which stands.
+	// explicit are those of given whose new owner was a replica by the ring already, while this node was to stay: a
+	// person's word, which stands.
 	explicit []ring.HashRange
 	// epochs are the highest known ones, with their ranges, which don't overlap.
 	epochs map[uint64][]ring.HashRange
@@ -47,10 +48,10 @@ func (g *ground) clone() ground {
 	return out
 }
 
-// give notes that ranges are another node's, which shares some of those that the ring gives this one with it.
-func (g *ground) give(ranges []ring.HashRange, to Owner, shared []ring.HashRange) {
+// give notes that ranges are another node's, and which of them stay so.
+func (g *ground) give(ranges []ring.HashRange, to Owner, explicit []ring.HashRange) {
 	g.given = withPart(g.given, ranges, to)
-	g.explicit = ring.Union(ring.Subtract(g.explicit, ranges), ring.Intersect(ranges, shared))
+	g.explicit = ring.Union(ring.Subtract(g.explicit, ranges), ring.Intersect(ranges, explicit))
 }
 
 // takeBack notes that ranges are no other node's any more.

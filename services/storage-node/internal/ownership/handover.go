@@ -147,7 +147,11 @@ func (r *Registry) Give(ctx context.Context, move string, to Owner, epoch uint64
 		next.facts[move] = f
 		g := &next.ground
 		g.raise(f.ranges, epoch)
-		g.give(f.ranges, to, next.shared(r.o.NodeID, to.NodeID))
+		var explicit []ring.HashRange
+		if next.leaving == nil { // who leaves gives to a replica where there is nobody else
+			explicit = next.shared(r.o.NodeID, to.NodeID)
+		}
+		g.give(f.ranges, to, explicit)
 		g.taken = withoutPart(g.taken, f.ranges)
 		g.addResidue(residue{Residue: Residue{Ranges: f.ranges, Sequence: r.o.Sequence(), Since: now}})
 		next.tell(slog.LevelInfo, "ranges given", "move", move, "ranges", len(f.ranges), "to", to.NodeID, "epoch", epoch)

@@ -347,6 +347,15 @@ func TestARangeWhoseRecipientIsAReplicaBesideTheNodeIsItsAgain(t *testing.T) {
 			require.NoError(t, n.SetMembers(bg, all))
 			require.Empty(t, n.View().Given)
 		})
+		t.Run("a drain that was forced gave it to a replica, and was called off"+name, func(t *testing.T) {
+			all := up("n1", "n3")
+			all[0].State = membership.Draining
+			n := give(t, all)
+			n = restart(n, t)
+			require.NoError(t, n.SetMembers(bg, up("n1", "n3")))
+			require.Empty(t, n.View().Given)
+			require.NoError(t, n.write(key))
+		})
 		t.Run("a person gave it to a replica"+name, func(t *testing.T) {
 			all := up("n1", "n3")
 			n := give(t, all)
