@@ -119,8 +119,13 @@ type node struct {
 
 const grace = 10 * time.Hour
 
-// start opens a node in fs.
+// start opens node n1 in fs.
 func start(t *testing.T, fs vfs.FS, w *wall, incarnation string) *node {
+	t.Helper()
+	return startAs(t, "n1", fs, w, incarnation)
+}
+
+func startAs(t *testing.T, id string, fs vfs.FS, w *wall, incarnation string) *node {
 	t.Helper()
 	if disk, ok := fs.(interface{ SetUsage(vfs.Usage) }); ok {
 		disk.SetUsage(vfs.Usage{TotalBytes: 1 << 30, FreeBytes: 1 << 29})
@@ -133,14 +138,14 @@ func start(t *testing.T, fs vfs.FS, w *wall, incarnation string) *node {
 	require.NoError(t, err)
 	n := &node{fs: fs, engine: &realEngine{Engine: e}, wall: w, broom: &broom{}, log: &bytes.Buffer{}}
 	n.Registry = New(Options{
-		NodeID: "n1", Incarnation: incarnation, ReplicationFactor: 2, Grace: grace, Now: w.Now, Log: slog.New(slog.NewTextHandler(n.log, nil)),
+		NodeID: id, Incarnation: incarnation, ReplicationFactor: 2, Grace: grace, Now: w.Now, Log: slog.New(slog.NewTextHandler(n.log, nil)),
 		Sequence: func() uint64 { return uint64(e.AppliedSeq()) }, Cleaner: n.broom, retry: time.Millisecond,
 		Forget: func(_ context.Context, ranges []ring.HashRange) error {
 			n.forgotten = append(n.forgotten, ranges)
 			return nil
 		},
 	})
-	n.store, err = store.New(n.engine, store.Options{NodeID: "n1", Now: w.Now, Owners: n.Registry})
+	n.store, err = store.New(n.engine, store.Options{NodeID: id, Now: w.Now, Owners: n.Registry})
 	require.NoError(t, err)
 	require.NoError(t, n.Open(bg, n.store))
 	t.Cleanup(func() { require.NoError(t, e.Close()) })
@@ -155,7 +160,7 @@ func open(t *testing.T) *node {
 func (n *node) restart(t *testing.T) *node {
 	t.Helper()
 	require.NoError(t, n.engine.Close())
-	return start(t, n.fs, n.wall, n.o.Incarnation)
+	return startAs(t, n.o.NodeID, n.fs, n.wall, n.o.Incarnation)
 }
 
 // Ranges that tests use: quarters of the ring.
