@@ -10,6 +10,7 @@ import (
 	"github.com/pairdb/pairdb/libs/client"
 	"github.com/pairdb/pairdb/libs/localpod"
 	clusterv1 "github.com/pairdb/pairdb/proto/pairdb/cluster/v1"
+	movev1 "github.com/pairdb/pairdb/proto/pairdb/move/v1"
 )
 
 // A node that joins answers for its ranges only when it has them; a key that is written meanwhile must
@@ -78,4 +79,28 @@ func TestJoiningNodeDoesNotCallKeysAbsent(t *testing.T) {
 	})
 	require.Positive(t, asked, "it was up at once")
 	require.True(t, unready, "it was ready before it knew what is its own")
+}
+
+// A node that dies while it joins, and its disk with it, must not keep out those that come after it: what it asked for
+// is called off, and its ranges go to the next one.
+func TestNodeThatDiedWhileItJoinedKeepsNobodyOut(t *testing.T) {
+	c := start(t, 3, quiet, unhurried)
+	tr := &traffic{c: c, keys: size(20_000, 1_000_000), route: only(c.nodes...)}
+	tr.load()
+	dead := c.add()
+	podtest.Eventually(t, moveLimit, "moves to it are under way", func() bool { return len(c.bringing(dead)) > 0 })
+	rest := c.others(dead)
+	c.down(dead, rest...)
+	c.remove(dead, rest[0])
+	next := c.add()
+	rest = append(rest, next)
+	c.awaitAt(patience(2*moveLimit), rest, clusterv1.MemberState_MEMBER_STATE_UP, next)
+	tr.holds(func(key string) []*node { return among(c.by(rest...), next)(key) })
+	for _, n := range rest {
+		r, err := c.moves(n, "")
+		require.NoError(t, err)
+		for _, m := range r.GetMoves() {
+			require.Contains(t, []movev1.State{movev1.State_STATE_RELEASED, movev1.State_STATE_CANCELLED}, m.GetState(), "%s pins the log of %s for nobody", m.GetId(), n.Name)
+		}
+	}
 }

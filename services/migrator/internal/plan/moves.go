@@ -75,7 +75,12 @@ func word(nodeID string, maxBytes int) string {
 }
 
 // bootstrapID returns what the moves of a bootstrap are called: the same for one life of a data directory.
-func bootstrapID(incarnation string) string { return "bootstrap-" + shortID(incarnation) }
+func bootstrapID(incarnation string) string { return bootstrapPrefix + shortID(incarnation) }
+
+// returnID is that of what comes back from drains that were called off.
+func returnID(incarnation string) string { return returnPrefix + shortID(incarnation) }
+
+const bootstrapPrefix, returnPrefix = "bootstrap-", "return-"
 
 // shortID makes a part of ids from an incarnation.
 func shortID(incarnation string) string {

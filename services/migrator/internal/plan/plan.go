@@ -83,7 +83,7 @@ func (p *Planner) Run(ctx context.Context) error {
 	defer group.Wait()
 	group.Go(func() { p.views.run(ctx, &p.o) })
 	steps := map[string]func(ctx context.Context, v view) (time.Duration, error){
-		"drain": p.drain, "bootstrap": newJoiner(p).step, "return": newReturner(p).step, "repair": newRepairer(p).step,
+		"drain": p.drain, "bootstrap": newJoiner(p).step, "return": newReturner(p).step, "sweep": p.sweep, "repair": newRepairer(p).step,
 	}
 	if p.o.Paused {
 		delete(steps, "repair")

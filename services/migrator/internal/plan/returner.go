@@ -114,7 +114,7 @@ func (j *returner) step(ctx context.Context, v view) (time.Duration, error) {
 		return idle, nil
 	}
 	r := returning{
-		self: j.o.NodeID, parent: "return-" + shortID(me.incarnation), members: v.members,
+		self: j.o.NodeID, parent: returnID(me.incarnation), members: v.members,
 		factor: int(own.config.GetReplicationFactor()), moves: map[string][]*movev1.Move{},
 	}
 	if r.owned = ownedBy(own); len(r.missing()) == 0 {
