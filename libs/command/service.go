@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/micro"
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
@@ -189,10 +190,14 @@ func (s *Service) respond(v Verb, r micro.Request, result string, a answer) {
 		b, err = json.Marshal(a)
 	}
 	s.requests.WithLabelValues(v.Name, result).Inc()
-	if err == nil && a.OK {
-		err = r.Respond(b)
-	} else if err == nil {
-		err = r.Error(a.Error.Reason, a.Error.Message, b)
+	if err == nil {
+		// What the request's Respond and Error send. They also note errors in the request, where the library looks for
+		// them when the handler has returned: it has, and nothing orders the two.
+		m := &nats.Msg{Subject: r.Reply(), Data: b}
+		if !a.OK {
+			m.Header = nats.Header{micro.ErrorHeader: []string{a.Error.Message}, micro.ErrorCodeHeader: []string{a.Error.Reason}}
+		}
+		err = s.o.Conn.NATS().PublishMsg(m)
 	}
 	if err != nil {
 		s.o.Log.Debug("answer to a command not sent", "verb", v.Name, "error", err) // its sender may ask again

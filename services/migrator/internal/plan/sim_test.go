@@ -384,7 +384,7 @@ func (c simAdmin) Replicate(_ context.Context, r *adminv1.ReplicateRequest, _ ..
 		return nil, err
 	}
 	var err error
-	var m *movev1.Move
+	var m, made *movev1.Move
 	n.mu.Lock()
 	target := n.nodes[r.GetTargets()[0].GetNodeId()]
 	alive := target.alive
@@ -394,6 +394,7 @@ func (c simAdmin) Replicate(_ context.Context, r *adminv1.ReplicateRequest, _ ..
 	}
 	n.change(func() {
 		if m = n.find(r.GetId()); m != nil {
+			made = copied(m)
 			return
 		}
 		if !target.alive {
@@ -415,12 +416,13 @@ func (c simAdmin) Replicate(_ context.Context, r *adminv1.ReplicateRequest, _ ..
 			What: r.GetWhat(), Purpose: r.GetPurpose(), Mode: r.GetMode(),
 		}
 		n.moves = append(n.moves, m)
+		made = copied(m)
 		time.AfterFunc(time.Second, func() { n.finish(m.GetId()) })
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &adminv1.ReplicateResponse{Moves: []*movev1.Move{copied(m)}}, nil
+	return &adminv1.ReplicateResponse{Moves: []*movev1.Move{made}}, nil
 }
 
 func (c simAdmin) Cleanup(context.Context, *adminv1.CleanupRequest, ...grpc.CallOption) (grpc.ServerStreamingClient[adminv1.CleanupProgress], error) {

@@ -214,9 +214,9 @@ func (c *cluster) settle() {
 // ring says, for ever: its replica refers to another node, or waits for a hand-over that nobody makes. Then there are
 // fewer copies than anybody knows, and whoever joins next asks a node that does not have what the ring says.
 func TestNodesOwnWhatTheRingSaysWhateverWasMoved(t *testing.T) {
-	seeds := 40
+	seeds := 12
 	if testing.Short() {
-		seeds = 10
+		seeds = 4
 	}
 	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
