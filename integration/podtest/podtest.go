@@ -127,14 +127,11 @@ func File(t testing.TB, dir, pattern string) string {
 	return names[len(names)-1]
 }
 
-// Flip changes one bit of a file, as a disk that rots does. A negative offset counts from its end.
+// Flip changes one bit of a file, as a disk that rots does.
 func Flip(t testing.TB, name string, offset int) {
 	t.Helper()
 	b, err := os.ReadFile(name)
 	require.NoError(t, err)
-	if offset < 0 {
-		offset += len(b)
-	}
 	require.Greater(t, len(b), offset)
 	b[offset] ^= 0x10
 	require.NoError(t, os.Chmod(name, 0o660))

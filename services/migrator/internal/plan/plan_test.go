@@ -35,6 +35,19 @@ func (s *sim) is(limit time.Duration, id string, state memberState) {
 	s.until(limit, fmt.Sprintf("%s is %s", id, state), func() bool { return s.nodes[id].declared == state })
 }
 
+// four has a, b, c and d join an empty cluster.
+func (s *sim) four(add func(id string, state memberState) *simNode) {
+	s.t.Helper()
+	add("a", joining)
+	s.is(20*time.Second, "a", up)
+	for _, id := range []string{"b", "c", "d"} {
+		add(id, joining)
+	}
+	for _, id := range []string{"b", "c", "d"} {
+		s.is(time.Minute, id, up)
+	}
+}
+
 func (n *simNode) startDrain() {
 	n.change(func() {
 		n.drain = &movev1.Drain{Id: "drain-" + n.id, State: movev1.DrainState_DRAIN_STATE_REQUESTED, Version: 1}
@@ -45,14 +58,7 @@ func (n *simNode) startDrain() {
 // drains is told as drained while it still has some.
 func TestNodesJoinAndLeave(t *testing.T) {
 	simulate(t, 2, func(ctx context.Context, s *sim, add func(string, memberState) *simNode) {
-		add("a", joining)
-		s.is(20*time.Second, "a", up)
-		for _, id := range []string{"b", "c", "d"} {
-			add(id, joining)
-		}
-		for _, id := range []string{"b", "c", "d"} {
-			s.is(time.Minute, id, up)
-		}
+		s.four(add)
 		s.mu.Lock()
 		s.nodes["c"].moves = append(s.nodes["c"].moves, &movev1.Move{Id: "x", State: movev1.State_STATE_CANCELLED})
 		s.mu.Unlock()

@@ -17,14 +17,7 @@ import (
 // that does not have them, and who joins waits for it for ever.
 func TestWhatACalledOffDrainGaveComesBack(t *testing.T) {
 	simulate(t, 2, func(ctx context.Context, s *sim, add func(string, memberState) *simNode) {
-		add("a", joining)
-		s.is(20*time.Second, "a", up)
-		for _, id := range []string{"b", "c", "d"} {
-			add(id, joining)
-		}
-		for _, id := range []string{"b", "c", "d"} {
-			s.is(time.Minute, id, up)
-		}
+		s.four(add)
 		a := s.nodes["a"]
 		a.startDrain()
 		var first string

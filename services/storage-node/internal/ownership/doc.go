@@ -23,7 +23,8 @@
 //  3. Accept at the target, with an epoch above all known ones, when it has everything up to the fence.
 //  4. Give at the source: the ranges are the target's, and its requests are answered with NOT_OWNER.
 //
-// Before 3, Decline and Lift end it. After it only another move brings the ranges back.
+// Before 3, Decline and Lift end it. After it only another move brings the ranges back, or the ring: when it
+// gives them anew, when the new owner is gone, or when it names that one as a replica beside this node.
 //
 // # Residue
 //
