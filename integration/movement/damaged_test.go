@@ -30,7 +30,7 @@ func (c *cluster) callOff(n *node, id string) {
 	c.t.Helper()
 	ctx, cancel := context.WithTimeout(c.t.Context(), 10*time.Second)
 	defer cancel()
-	_, err := n.admin().CancelMove(ctx, &adminv1.CancelMoveRequest{Id: id, Reason: "a table is damaged"})
+	_, err := n.admin().CancelMove(ctx, &adminv1.CancelMoveRequest{Id: id, Reason: "a test"})
 	require.NoError(c.t, err)
 }
 
@@ -88,8 +88,8 @@ func TestDrainOfADamagedNodeSaysSoAndItIsRemoved(t *testing.T) {
 	tr.comesTo(bar(convergeLimit), "the damaged node was removed", c.by(rest...))
 }
 
-// A node that joins must not be up without what a damaged one should have handed over. When that one is removed, or
-// comes back with nothing, the others give it.
+// A node that joins must not be up without what a damaged one should have handed over. When that one is removed the
+// others give it.
 func TestJoinBesideADamagedNodeWaitsUntilItIsRemoved(t *testing.T) {
 	c := start(t, 3, often)
 	damaged := c.nodes[0]
