@@ -30,7 +30,6 @@ func (r *Registry) Create(ctx context.Context, specs ...Spec) ([]*Move, error) {
 	defer r.changing.Release(1)
 	e := r.begin()
 	out := make([]*Move, len(specs))
-	now := r.o.Now().UnixMilli()
 	for i := range specs {
 		known, err := e.next.repeated(&specs[i])
 		if err != nil {
@@ -43,7 +42,7 @@ func (r *Registry) Create(ctx context.Context, specs ...Spec) ([]*Move, error) {
 		if err := e.next.admit(&specs[i]); err != nil {
 			return nil, err
 		}
-		out[i] = &Move{Spec: specs[i], State: Planned, CreatedAt: now, Progress: Progress{RemainingSeconds: -1, LagMS: -1}}
+		out[i] = &Move{Spec: specs[i], State: Planned, CreatedAt: e.at, Progress: Progress{RemainingSeconds: -1, LagMS: -1}}
 		if err := e.put(r, nil, out[i], true); err != nil {
 			return nil, err
 		}

@@ -55,7 +55,7 @@ func (r *Registry) StartDrain(ctx context.Context, reason, forceReason string) (
 		return nil, refuse(store.ReasonMoveState, "the node is %s: it owns nothing yet, and can be stopped", s.wanted)
 	}
 	e := r.begin()
-	d := &Drain{ID: newDrainID(e.next.drains), State: DrainRequested, Reason: reason, ForceReason: forceReason, CreatedAt: r.o.Now().UnixMilli()}
+	d := &Drain{ID: newDrainID(e.next.drains), State: DrainRequested, Reason: reason, ForceReason: forceReason, CreatedAt: e.at}
 	if err := e.putDrain(r, nil, d); err != nil {
 		return nil, err
 	}

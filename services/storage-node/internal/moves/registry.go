@@ -165,8 +165,10 @@ func (r *Registry) Wanted() membership.State { return r.state.Load().wanted }
 // Damage returns why moves can't be read, nil if all can.
 func (r *Registry) Damage() error { return r.state.Load().damage }
 
-// edit is a change of the state that is being made.
+// edit is a change of the state that is being made. All of it happens at one time, at, in milliseconds since the
+// Unix epoch.
 type edit struct {
+	at      int64
 	next    *state
 	writes  []store.Op
 	changes []Change
@@ -175,7 +177,7 @@ type edit struct {
 // begin returns an edit of the state as it is. changing is held.
 func (r *Registry) begin() *edit {
 	old := r.state.Load()
-	return &edit{next: &state{
+	return &edit{at: r.o.Now().UnixMilli(), next: &state{
 		moves: maps.Clone(old.moves), drains: maps.Clone(old.drains), wanted: old.wanted, wantedVersion: old.wantedVersion,
 		changed: old.changed, touched: old.touched,
 	}}
@@ -183,7 +185,7 @@ func (r *Registry) begin() *edit {
 
 // put adds the durable change of a move; what is true for a new one.
 func (e *edit) put(r *Registry, before, after *Move, what bool) error {
-	after.UpdatedAt = r.o.Now().UnixMilli()
+	after.UpdatedAt = e.at
 	after.Version++
 	value, err := encodeMove(after, r.o.Incarnation)
 	if err != nil {
@@ -203,7 +205,7 @@ func (e *edit) put(r *Registry, before, after *Move, what bool) error {
 
 // putDrain adds the durable change of a drain.
 func (e *edit) putDrain(r *Registry, before, after *Drain) error {
-	after.UpdatedAt = r.o.Now().UnixMilli()
+	after.UpdatedAt = e.at
 	after.Version++
 	value, err := encodeDrain(after, r.o.Incarnation)
 	if err != nil {

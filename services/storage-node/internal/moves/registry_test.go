@@ -328,6 +328,22 @@ func TestCreateIsRepeatedSafely(t *testing.T) {
 	requireReason(t, store.ReasonMoveExists, err)
 }
 
+// Danger: the moves of one call seem to have been asked for one after the other, or to have changed since.
+func TestAllOfAChangeHappensAtOneTime(t *testing.T) {
+	ticking := &wall{now: time.UnixMilli(1_700_000_000_000)}
+	n := start(t, vfs.NewMem(), func(o *Options) {
+		o.Now = func() time.Time { ticking.move(time.Millisecond); return ticking.Now() }
+	})
+	all, err := n.Create(bg, spec("m1"), spec("m2"))
+	require.NoError(t, err)
+	for _, m := range all {
+		require.Equal(t, [2]int64{all[0].CreatedAt, all[0].CreatedAt}, [2]int64{m.CreatedAt, m.UpdatedAt}, m.ID)
+	}
+	d := n.drain()
+	require.Equal(t, d.CreatedAt, d.UpdatedAt)
+	require.Greater(t, d.CreatedAt, all[0].CreatedAt)
+}
+
 // drain begins one on a node that is up.
 func (n *node) drain() *Drain {
 	n.t.Helper()
