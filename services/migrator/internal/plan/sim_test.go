@@ -454,8 +454,16 @@ func (c simAdmin) CancelMove(_ context.Context, r *adminv1.CancelMoveRequest, _ 
 	if err := c.node.fails(c.remote, "CancelMove"); err != nil {
 		return nil, err
 	}
-	c.node.change(func() { c.node.find(r.GetId()).State = movev1.State_STATE_CANCELLED })
-	return &adminv1.CancelMoveResponse{}, nil
+	var err error
+	c.node.change(func() {
+		m := c.node.find(r.GetId())
+		if reached(m) { // since the caller looked
+			err = status.Error(codes.FailedPrecondition, "MOVE_STATE")
+			return
+		}
+		m.State = movev1.State_STATE_CANCELLED
+	})
+	return &adminv1.CancelMoveResponse{}, err
 }
 
 func (c simAdmin) Ranges(context.Context, *adminv1.RangesRequest, ...grpc.CallOption) (*adminv1.RangesResponse, error) {
