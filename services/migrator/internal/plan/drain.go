@@ -14,8 +14,8 @@ type leaving struct {
 	self, drain string
 	members     members
 	factor      int
-	// owned are the ranges that the node says it has, with their replicas: those of the ring without what it
-	// gave away, and with what it took over before the ring says so. None: it has given away everything, or
+	// owned are the ranges that the node says it has, with their replicas, later than moves were asked for: those of the
+	// ring without what it gave away, and with what it took over before the ring says so. None: it has given away everything, or
 	// does not know yet.
 	owned []ring.Placement
 	// moves are those of the drain, and all others that are not over; when owned is empty, all that the node
@@ -85,16 +85,15 @@ func (l *leaving) plan() giveAway {
 		g.waits = missing
 	}
 	l.follow(&g, want, mine)
-	// What was given is not given again, nor what a move is giving.
-	handed := rangesOf(l.moves, func(m *movev1.Move) bool { return mine(m) && reached(m) })
+	// What a move is giving is not given by another one. What was given is the node's again if it owns it: who had it
+	// is gone.
 	busy := rangesOf(l.moves, func(m *movev1.Move) bool { return m.GetHandOver() && !ended(m) && !reached(m) })
-	gone := ring.Union(handed, busy)
 	taken := map[string]bool{}
 	for _, m := range l.moves {
 		taken[m.GetId()] = true
 	}
 	for _, id := range slices.Sorted(maps.Keys(want)) {
-		for _, ranges := range chunked(ring.Subtract(want[id], gone)) {
+		for _, ranges := range chunked(ring.Subtract(want[id], busy)) {
 			target, _ := l.members.get(id)
 			h := handOver{id: moveID(l.drain+".", id, func(id string) bool { return taken[id] }), target: target, ranges: ranges}
 			taken[h.id] = true

@@ -258,6 +258,27 @@ func TestWhatADrainWaitsFor(t *testing.T) {
 				require.Equal(t, "n-3", h.target.id)
 			}
 		}},
+		{"what was given to a node that is gone is the node's again, and given anew", true, func(l *leaving) {
+			l.factor = 2
+			for _, h := range l.own().plan().create {
+				l.moves = append(l.moves, made(h, "drain-x", movev1.State_STATE_RELEASED))
+			}
+			first := l.moves[0]
+			l.members.set(first.GetTarget().GetNodeId(), func(m *member) { m.state = drained })
+			now := l.members.ring(2, func(m member) bool { return m.owner() })
+			l.owned = nil
+			for _, p := range now.RangesOf("n-0") { // and what the others were given is still theirs
+				for _, r := range ring.Intersect([]ring.HashRange{p.Range}, fromWire(first.GetWhat().GetHashRanges())) {
+					l.owned = append(l.owned, ring.Placement{Range: r, Replicas: p.Replicas})
+				}
+			}
+		}, func(t *testing.T, g giveAway) {
+			require.False(t, g.complete)
+			require.NotEmpty(t, g.create)
+			for _, h := range g.create {
+				require.Contains(t, []string{"drain-x.n-2", "drain-x.n-3", "drain-x.n-2.2", "drain-x.n-3.2"}, h.id)
+			}
+		}},
 		{"what the node took over from another one, which the ring does not say, goes to who has it by the ring", true, func(l *leaving) {
 			l.factor, l.owned = 1, nil
 			now := l.members.ring(1, func(member) bool { return true })

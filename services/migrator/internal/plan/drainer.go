@@ -18,6 +18,13 @@ func (p *Planner) drain(ctx context.Context, v view) (time.Duration, error) {
 	if d == nil {
 		return idle, nil
 	}
+	// Asked first: what one of them has given is not in what the node says afterwards that it owns, unless it came back.
+	mine, err := call(ctx, func(ctx context.Context) (*adminv1.MovesResponse, error) {
+		return p.o.Admin.Moves(ctx, &adminv1.MovesRequest{IncludeEnded: true, Id: d.GetId()})
+	})
+	if err != nil {
+		return 0, err
+	}
 	own, err := p.own(ctx)
 	if err != nil {
 		return 0, err
@@ -40,12 +47,6 @@ func (p *Planner) drain(ctx context.Context, v view) (time.Duration, error) {
 		return wait, p.advance(ctx, d, to, reason, int(d.GetMovesDone()), int(d.GetMovesTotal()))
 	default:
 		return idle, nil
-	}
-	mine, err := call(ctx, func(ctx context.Context) (*adminv1.MovesResponse, error) {
-		return p.o.Admin.Moves(ctx, &adminv1.MovesRequest{IncludeEnded: true, Id: d.GetId()})
-	})
-	if err != nil {
-		return 0, err
 	}
 	l := leaving{
 		self: p.o.NodeID, drain: d.GetId(), members: v.members, factor: int(own.config.GetReplicationFactor()), moves: mine.GetMoves(),

@@ -108,6 +108,24 @@ func TestPlansGoOnAfterFaults(t *testing.T) {
 	}
 }
 
+// Danger: what a drain gave to a node that was removed since stays with the node that drains, for ever, and the drain
+// does not end; or it ends, and the range has a copy less.
+func TestADrainGivesAnewWhatWasGivenToANodeThatIsGone(t *testing.T) {
+	simulate(t, 2, func(ctx context.Context, s *sim, add func(string, memberState) *simNode) {
+		for _, id := range []string{"a", "b", "c", "d"} {
+			add(id, up)
+		}
+		s.change(func() { s.nodes["c"].alive = false })
+		s.nodes["a"].startDrain()
+		s.until(time.Minute, "b has its part, and c has not", func() bool { return len(s.nodes["a"].given["b"]) > 0 && s.nodes["a"].drain.GetReason() != "" })
+		s.change(func() { s.nodes["b"].declared, s.nodes["b"].alive, s.nodes["c"].alive = 5, false, true })
+		s.is(time.Minute, "a", drained)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		require.Empty(t, s.nodes["a"].lent(), "the ring says where everything is")
+	})
+}
+
 // Danger: a target or a source that is gone blocks a plan for ever, or a new member's ranges are planned
 // by an old ring.
 func TestPlansFollowTheMembers(t *testing.T) {

@@ -54,7 +54,7 @@ type simNode struct {
 	at       int64 // of the declaration
 	alive    bool
 	since    time.Time
-	given    []ring.HashRange
+	given    map[string][]ring.HashRange // by who has them, who must be there
 	taken    []ring.HashRange
 	// strays are records of ranges that are not its own, residue what a Cleanup removes, recent what it would
 	// remove if that were safe.
@@ -86,6 +86,7 @@ func (s *sim) add(ctx context.Context, group *sync.WaitGroup, id string, state m
 	ctx, end := context.WithCancel(ctx)
 	n := &simNode{
 		sim: s, id: id, declared: state, wanted: state, alive: true, since: time.Now(), equal: map[string]time.Time{}, broken: map[string]bool{}, end: end,
+		given:  map[string][]ring.HashRange{},
 		config: &migrationv1.ConfigurationResponse{ReplicationFactor: int32(s.factor), GcGraceSeconds: 3600, Gc: "repair", MaxClockSkewMs: 1000},
 	}
 	n.broken[s.broken] = s.broken != ""
@@ -144,10 +145,20 @@ func (s *sim) view(n *simNode) *adminv1.MembersResponse {
 	return v
 }
 
+// lent are the ranges that others have in a node's place. mu is held.
+func (n *simNode) lent() (out []ring.HashRange) {
+	for id, ranges := range n.given {
+		if n.nodes[id].declared < drained {
+			out = ring.Union(out, ranges)
+		}
+	}
+	return out
+}
+
 // owned are the ranges of a node. mu is held.
 func (n *simNode) owned() []ring.Placement {
 	all := membersOf(n.view(n)).ring(n.factor, func(m member) bool { return m.owner() })
-	mine := ring.Union(ring.Subtract(ring.RangesIn(all.RangesOf(n.id)), n.given), n.taken)
+	mine := ring.Union(ring.Subtract(ring.RangesIn(all.RangesOf(n.id)), n.lent()), n.taken)
 	var out []ring.Placement
 	for _, p := range all.Placements() {
 		for _, r := range ring.Intersect([]ring.HashRange{p.Range}, mine) {
@@ -189,10 +200,15 @@ func (n *simNode) finish(id string) {
 			target.copied = ring.Union(target.copied, ring.Intersect(ranges, ring.Union(n.strays, n.residue, n.recent)))
 		}
 		if m.GetHandOver() {
-			n.given = ring.Union(n.given, ranges)
+			for id := range n.given {
+				n.given[id] = ring.Subtract(n.given[id], ranges)
+			}
+			n.given[target.id] = ring.Union(n.given[target.id], ranges)
 			n.taken = ring.Subtract(n.taken, ranges)
 			target.taken = ring.Union(target.taken, ranges)
-			target.given = ring.Subtract(target.given, ranges)
+			for id := range target.given {
+				target.given[id] = ring.Subtract(target.given[id], ranges)
+			}
 		}
 	})
 }
@@ -293,6 +309,10 @@ func (c simMigration) Declare(_ context.Context, r *migrationv1.DeclareRequest, 
 			err = status.Errorf(codes.Aborted, "wants %s", n.wanted)
 			return
 		}
+		if r.GetTo() == drained && len(n.owned()) > 0 {
+			err = status.Error(codes.FailedPrecondition, "MOVE_STATE")
+			return
+		}
 		n.wanted = r.GetTo()
 	})
 	// The health-agent says it a second later.
@@ -308,7 +328,9 @@ func (c simMigration) Declare(_ context.Context, r *migrationv1.DeclareRequest, 
 			}
 			for _, m := range n.nodes { // what the ring does not give any more is not given away either
 				all := membersOf(n.view(m)).ring(n.factor, func(e member) bool { return e.owner() })
-				m.given = ring.Intersect(m.given, ring.RangesIn(all.RangesOf(m.id)))
+				for id := range m.given {
+					m.given[id] = ring.Intersect(m.given[id], ring.RangesIn(all.RangesOf(m.id)))
+				}
 			}
 		})
 	})
@@ -562,7 +584,7 @@ func (s *sim) String() string {
 	out := ""
 	for _, id := range slices.Sorted(maps.Keys(s.nodes)) {
 		n := s.nodes[id]
-		out += fmt.Sprintf("%s %s wants %s given %d taken %d drain %v\n", id, n.declared, n.wanted, len(n.given), len(n.taken), n.drain)
+		out += fmt.Sprintf("%s %s wants %s given %d taken %d drain %v\n", id, n.declared, n.wanted, len(n.lent()), len(n.taken), n.drain)
 		for _, m := range n.moves {
 			out += fmt.Sprintf("  %s %s to %s\n", m.GetId(), m.GetState(), m.GetTarget().GetNodeId())
 		}

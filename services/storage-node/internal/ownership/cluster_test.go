@@ -23,9 +23,12 @@ type cluster struct {
 	wall   *wall
 	nodes  map[string]*node
 	all    []membership.Declaration
+	lives  map[string]int // before the one that a node has now, each with a disk of its own
 	moves  []handed
 	epochs uint64
 }
+
+func (c *cluster) incarnation(id string) string { return fmt.Sprintf("%d-of-%s", c.lives[id], id) }
 
 // handed is a hand-over that was completed.
 type handed struct {
@@ -50,10 +53,10 @@ func (c *cluster) declare(id string, s membership.State) {
 	c.all = slices.Clone(c.all)
 	i := slices.IndexFunc(c.all, func(d membership.Declaration) bool { return d.NodeID == id })
 	if i < 0 {
-		c.all = append(c.all, membership.Declaration{NodeID: id, Incarnation: "of-" + id, VirtualNodes: 4})
+		c.all = append(c.all, membership.Declaration{NodeID: id, VirtualNodes: 4})
 		i = len(c.all) - 1
 	}
-	c.all[i].State = s
+	c.all[i].State, c.all[i].Incarnation = s, c.incarnation(id)
 	c.all[i].Version++
 	for other := range c.nodes {
 		if other == id || c.random.IntN(2) == 0 {
@@ -127,9 +130,9 @@ func (c *cluster) handOver(from, to string, ranges []ring.HashRange, drain bool)
 	c.moves = append(c.moves, handed{from, to, ranges, drain, c.epochs})
 }
 
-// join adds a node. While it is filled, another one may be removed.
+// join adds a node. While it is filled, another one may be removed, and it may lose its disk.
 func (c *cluster) join(id string) {
-	c.nodes[id] = startAs(c.t, id, vfs.NewMem(), c.wall, "of-"+id)
+	c.nodes[id] = startAs(c.t, id, vfs.NewMem(), c.wall, c.incarnation(id))
 	c.declare(id, membership.Joining)
 	c.allHear()
 	var have []ring.HashRange
@@ -149,6 +152,13 @@ func (c *cluster) join(id string) {
 			have, step = ring.Union(have, want), true
 			if c.random.IntN(6) == 0 && c.remove() {
 				break // another ring
+			}
+			if c.random.IntN(12) == 0 {
+				c.lives[id]++
+				c.nodes[id], have = startAs(c.t, id, vfs.NewMem(), c.wall, c.incarnation(id)), nil
+				c.declare(id, membership.Joining)
+				c.allHear()
+				break
 			}
 		}
 		if !step {
@@ -221,12 +231,13 @@ func TestNodesOwnWhatTheRingSaysWhateverWasMoved(t *testing.T) {
 	for seed := range seeds {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			c := &cluster{
-				t: t, random: rand.New(rand.NewPCG(uint64(seed), 7)), wall: &wall{now: time.UnixMilli(1_700_000_000_000)}, nodes: map[string]*node{},
+				t: t, random: rand.New(rand.NewPCG(uint64(seed), 7)), wall: &wall{now: time.UnixMilli(1_700_000_000_000)},
+				nodes: map[string]*node{}, lives: map[string]int{},
 			}
 			var did []string
 			for i := range 3 {
 				id := fmt.Sprint("n", i)
-				c.nodes[id] = startAs(t, id, vfs.NewMem(), c.wall, "of-"+id)
+				c.nodes[id] = startAs(t, id, vfs.NewMem(), c.wall, c.incarnation(id))
 				c.declare(id, membership.Up)
 			}
 			for next := 3; next < 10; {

@@ -143,6 +143,7 @@ func (r *Registry) Give(ctx context.Context, move string, to Owner, epoch uint64
 			return nil, err
 		}
 		now := r.o.Now()
+		to.Incarnation = r.incarnationOf(to.NodeID)
 		f.stage, f.peer, f.epoch, f.at = given, to, epoch, now
 		next.facts[move] = f
 		g := &next.ground

@@ -22,14 +22,14 @@ func (r *Registry) SetMembers(ctx context.Context, all []membership.Declaration)
 		return nil
 	}
 	var owners []ring.Member
-	here := map[string]bool{} // nodes that have ranges, or are about to
+	here := map[string]string{} // incarnations of nodes that have ranges, or are about to
 	for _, d := range all {
 		switch d.State {
 		case membership.Up, membership.Draining:
 			owners = append(owners, ring.Member{NodeID: d.NodeID, Zone: d.Zone, VirtualNodes: d.VirtualNodes})
-			here[d.NodeID] = true
+			here[d.NodeID] = d.Incarnation
 		case membership.Joining:
-			here[d.NodeID] = true
+			here[d.NodeID] = d.Incarnation
 		}
 	}
 	placed := ring.New(owners, r.o.ReplicationFactor)
@@ -123,20 +123,23 @@ func (r *Registry) setUnheard(ctx context.Context, unheard bool) error {
 }
 
 // follow makes the ground of a state that of another ring.
-func (r *Registry) follow(ctx context.Context, next *state, placed *ring.Ring, here map[string]bool) error {
+func (r *Registry) follow(ctx context.Context, next *state, placed *ring.Ring, here map[string]string) error {
 	g := &next.ground
 	before := g.declared
 	g.declared = ring.RangesIn(placed.RangesOf(r.o.NodeID))
 	gained, lost := ring.Subtract(g.declared, before), ring.Subtract(before, g.declared)
 	// What the ring gives anew is the node's, whoever had it meanwhile; and so is what was given to a node that is
-	// gone, or that the ring names beside this one, which stays: it was to stand in its place.
+	// gone, or came back without its disk, or that the ring names beside this one, which stays: it was to stand in its
+	// place.
 	back := gained
 	for _, p := range g.given {
 		theirs := p.ranges
+		life, alive := here[p.node.NodeID]
+		has := alive && (p.node.Incarnation == "" || p.node.Incarnation == life)
 		switch {
-		case here[p.node.NodeID] && next.leaving != nil:
+		case has && next.leaving != nil:
 			continue
-		case here[p.node.NodeID]:
+		case has:
 			theirs = ring.Subtract(ring.Intersect(theirs, next.shared(r.o.NodeID, p.node.NodeID)), g.explicit)
 		}
 		back = ring.Union(back, ring.Intersect(theirs, g.declared))
@@ -158,6 +161,18 @@ func (r *Registry) follow(ctx context.Context, next *state, placed *ring.Ring, h
 	}
 	r.regain(next, placed)
 	return nil
+}
+
+// incarnationOf returns the one that a node was declared with last, empty if it was not.
+func (r *Registry) incarnationOf(id string) string {
+	if all := r.members.Load(); all != nil {
+		for _, d := range *all {
+			if d.NodeID == id {
+				return d.Incarnation
+			}
+		}
+	}
+	return ""
 }
 
 // shared returns the ranges that the ring gives both of two nodes.

@@ -68,6 +68,8 @@ type Owner struct {
 	NodeID string `json:"node_id"`
 	// Addr is where it serves clients, host:port; may be empty.
 	Addr string `json:"addr,omitempty"`
+	// Incarnation is the one that ranges were given to, for whoever has them from this node; empty: it was not known.
+	Incarnation string `json:"incarnation,omitempty"`
 }
 
 // Residue is data of ranges that are not the node's any more.
