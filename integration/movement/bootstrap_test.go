@@ -1,6 +1,7 @@
 package movement
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -103,4 +104,29 @@ func TestNodeThatDiedWhileItJoinedKeepsNobodyOut(t *testing.T) {
 			require.Contains(t, []movev1.State{movev1.State_STATE_RELEASED, movev1.State_STATE_CANCELLED}, m.GetState(), "%s pins the log of %s for nobody", m.GetId(), n.Name)
 		}
 	}
+}
+
+// A node that loses its disk while it joins has lost what it took over already. Who gave it away is its owner again:
+// otherwise each names the other one, and nobody can ever fill it.
+func TestNodeThatLosesItsDiskWhileItJoinsIsFilledAnew(t *testing.T) {
+	c := start(t, 3, quiet)
+	tr := &traffic{c: c, keys: size(20_000, 1_000_000), route: only(c.nodes...)}
+	tr.load()
+	silent := c.nodes[2] // so that it can't have everything
+	silent.Migrator.Halt()
+	joiner := c.add()
+	podtest.Eventually(t, patience(moveLimit), "it has what the other two gave it", func() bool {
+		return !slices.ContainsFunc(c.nodes[:2], func(n *node) bool {
+			r, err := c.moves(n, "")
+			return err != nil || !slices.ContainsFunc(r.GetMoves(), func(m *movev1.Move) bool {
+				return m.GetTarget().GetNodeId() == joiner.Name && m.GetHandOver() && m.GetState() == movev1.State_STATE_RELEASED
+			})
+		})
+	})
+	require.True(t, c.knows(c.nodes[0], clusterv1.MemberState_MEMBER_STATE_JOINING, joiner))
+	joiner.Halt()
+	c.replace(joiner)
+	require.NoError(t, silent.Migrator.Start())
+	c.awaitAt(patience(2*moveLimit), c.nodes, clusterv1.MemberState_MEMBER_STATE_UP, joiner)
+	tr.holds(c.by(c.nodes...))
 }

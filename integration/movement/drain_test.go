@@ -263,3 +263,37 @@ func (c *cluster) bringing(to *node) (out []*movev1.Move) {
 	}
 	return out
 }
+
+// Who got a part of what a drain gives away can be lost for good before the drain is over. Then that part is given to
+// somebody else, although a move of the drain gave it already: otherwise the drain never ends, or ends with a copy less.
+func TestDrainGivesAnewWhatWasLostMeanwhile(t *testing.T) {
+	c := start(t, 5, quiet)
+	leaving, lost, silent := c.nodes[4], c.nodes[0], c.nodes[1]
+	tr := &traffic{c: c, keys: size(10_000, 500_000), route: c.by(c.nodes...)}
+	tr.load()
+	silent.Node.Halt() // so that not everything can be given away
+	d, err := c.drain(leaving, &adminv1.DrainRequest{Reason: "its rack goes"})
+	require.NoError(t, err)
+	podtest.Eventually(t, patience(moveLimit), "one has its part", func() bool {
+		r, err := c.moves(leaving, d.GetId())
+		return err == nil && slices.ContainsFunc(r.GetMoves(), func(m *movev1.Move) bool {
+			return m.GetTarget().GetNodeId() == lost.Name && m.GetState() == movev1.State_STATE_RELEASED
+		})
+	})
+	before := c.by(c.nodes...)
+	c.down(lost, leaving)
+	c.remove(lost, leaving)
+	require.NoError(t, silent.Node.Start())
+	c.drainIs(leaving, d.GetId(), movev1.DrainState_DRAIN_STATE_COMPLETED)
+	rest := c.others(leaving, lost)
+	after := c.by(rest...)
+	tr.holds(func(key string) (out []*node) { // its copies, as many as it had but for what the lost one took with it
+		had := before(key)
+		for _, n := range after(key) {
+			if slices.Contains(had, n) || slices.Contains(had, leaving) && !slices.Contains(had, lost) {
+				out = append(out, n)
+			}
+		}
+		return out
+	})
+}
