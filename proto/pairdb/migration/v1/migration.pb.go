@@ -947,9 +947,12 @@ func (*LiftResponse) Descriptor() ([]byte, []int) {
 type GiveRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The move, which is ACCEPTED.
-	MoveId        string `protobuf:"bytes,1,opt,name=move_id,json=moveId,proto3" json:"move_id,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	MoveId string `protobuf:"bytes,1,opt,name=move_id,json=moveId,proto3" json:"move_id,omitempty"`
+	// The incarnation of the target that has accepted; empty: the caller was restarted since. What was given to an
+	// incarnation comes back when the members say that its node has another one.
+	TargetIncarnation string `protobuf:"bytes,2,opt,name=target_incarnation,json=targetIncarnation,proto3" json:"target_incarnation,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *GiveRequest) Reset() {
@@ -985,6 +988,13 @@ func (*GiveRequest) Descriptor() ([]byte, []int) {
 func (x *GiveRequest) GetMoveId() string {
 	if x != nil {
 		return x.MoveId
+	}
+	return ""
+}
+
+func (x *GiveRequest) GetTargetIncarnation() string {
+	if x != nil {
+		return x.TargetIncarnation
 	}
 	return ""
 }
@@ -1684,9 +1694,10 @@ const file_pairdb_migration_v1_migration_proto_rawDesc = "" +
 	"knownEpoch\"&\n" +
 	"\vLiftRequest\x12\x17\n" +
 	"\amove_id\x18\x01 \x01(\tR\x06moveId\"\x0e\n" +
-	"\fLiftResponse\"&\n" +
+	"\fLiftResponse\"U\n" +
 	"\vGiveRequest\x12\x17\n" +
-	"\amove_id\x18\x01 \x01(\tR\x06moveId\"\x0e\n" +
+	"\amove_id\x18\x01 \x01(\tR\x06moveId\x12-\n" +
+	"\x12target_incarnation\x18\x02 \x01(\tR\x11targetIncarnation\"\x0e\n" +
 	"\fGiveResponse\")\n" +
 	"\x0eReleaseRequest\x12\x17\n" +
 	"\amove_id\x18\x01 \x01(\tR\x06moveId\"\x11\n" +

@@ -6,12 +6,14 @@ import (
 
 	"github.com/pairdb/pairdb/libs/sidecar"
 	adminv1 "github.com/pairdb/pairdb/proto/pairdb/admin/v1"
+	clusterv1 "github.com/pairdb/pairdb/proto/pairdb/cluster/v1"
 )
 
-// members are where other nodes are, as the own node says. It is safe for concurrent use.
+// members are where other nodes are, as the own node says, and which of them were removed. It is safe for concurrent use.
 type members struct {
-	mu   sync.Mutex
-	addr map[string]string // guarded by mu; by node id
+	mu      sync.Mutex
+	addr    map[string]string // guarded by mu; by node id
+	removed map[string]bool   // guarded by mu; by node id
 }
 
 // Addr returns where a node serves clients.
@@ -20,6 +22,13 @@ func (s *members) Addr(nodeID string) (string, bool) {
 	defer s.mu.Unlock()
 	addr, ok := s.addr[nodeID]
 	return addr, ok
+}
+
+// Removed reports whether a node was taken off the list.
+func (s *members) Removed(nodeID string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.removed[nodeID]
 }
 
 // watch keeps up with the members until ctx ends. While the node is away the last ones count.
@@ -40,13 +49,16 @@ func (s *members) watch(ctx context.Context, m *Migrator) {
 }
 
 func (s *members) set(a *adminv1.WatchMembersResponse) {
-	addr := map[string]string{}
+	addr, removed := map[string]string{}, map[string]bool{}
 	for _, m := range a.GetView().GetMembers() {
 		if at := m.GetDeclared().GetGrpcAddr(); at != "" {
 			addr[m.GetDeclared().GetNodeId()] = at
 		}
+		if m.GetDeclared().GetState() == clusterv1.MemberState_MEMBER_STATE_REMOVED {
+			removed[m.GetDeclared().GetNodeId()] = true
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.addr = addr
+	s.addr, s.removed = addr, removed
 }

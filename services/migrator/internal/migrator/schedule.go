@@ -33,7 +33,7 @@ func (m *Migrator) carryOut(ctx context.Context, id identity) error {
 	s := &schedule{
 		m: m, ended: make(chan string), running: map[string]*move.Runner{}, over: map[string]uint64{},
 		o: move.Options{
-			Migration: m.migration, Replica: m.replica, Self: id.Identity, Targets: m.o.Targets, Addr: m.members.Addr,
+			Migration: m.migration, Replica: m.replica, Self: id.Identity, Targets: m.o.Targets, Addr: m.members.Addr, Removed: m.members.Removed,
 			Compare: comparison(id.NodeID), Limit: m.limit, GCGrace: id.grace, Log: m.o.Log, Metrics: m.o.Metrics.move,
 			Tracer: m.o.Tracer, Times: m.o.Times,
 		},

@@ -160,7 +160,7 @@ func (r *Runner) accept(ctx context.Context, epoch uint64) error {
 			return context.Cause(ctx)
 		}
 		r.o.Metrics.retries.WithLabelValues(causeOf(err)).Inc()
-		if definite(err) || r.move().GetCancelling() {
+		if definite(err) || r.move().GetCancelling() || r.removed() {
 			return r.resolve(ctx)
 		}
 		r.explain(ctx, err)
@@ -178,7 +178,20 @@ func (r *Runner) tryAccept(ctx context.Context, epoch uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, r.o.Times.Call)
 	defer cancel()
 	_, err = t.replica.Accept(ctx, &replicav1.AcceptRequest{Peer: r.peer, MoveId: r.id, Epoch: epoch}, failFast)
+	r.answered(t, err == nil, false)
 	return ofTarget(err)
+}
+
+// answered notes what a target said of the ranges.
+func (r *Runner) answered(t *target, accepted, declined bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if accepted {
+		r.acceptedBy = t.incarnation
+	}
+	if declined {
+		r.prepared = false
+	}
 }
 
 // failedToReach makes an error that is none of the target's own words: somebody else may answer at its
@@ -201,11 +214,18 @@ func (r *Runner) resolve(ctx context.Context) error {
 			return r.backOut(ctx, errors.New("the target has not accepted"))
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
+		case r.removed(): // it will never tell, and owns nothing
+			return r.backOut(ctx, errors.New("the target was removed"))
 		}
 		r.o.Metrics.retries.WithLabelValues(causeOf(err)).Inc()
 		r.explain(ctx, err)
 		_ = sidecar.Pause(ctx, min(askAgain, r.o.Times.MaxRetry))
 	}
+}
+
+// removed reports whether the target was taken off the list of members.
+func (r *Runner) removed() bool {
+	return r.o.Removed != nil && r.o.Removed(r.move().GetTarget().GetNodeId())
 }
 
 // decline asks the target to forget the preparation, and whether it is too late for that.
@@ -218,11 +238,7 @@ func (r *Runner) decline(ctx context.Context) (accepted bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, r.o.Times.Call)
 	defer cancel()
 	a, err := t.replica.Decline(ctx, &replicav1.DeclineRequest{Peer: r.peer, MoveId: r.id, Epoch: r.move().GetEpoch()}, failFast)
-	if err == nil && !a.GetAccepted() {
-		r.mu.Lock()
-		r.prepared = false
-		r.mu.Unlock()
-	}
+	r.answered(t, err == nil && a.GetAccepted(), err == nil && !a.GetAccepted())
 	return a.GetAccepted(), ofTarget(err)
 }
 
@@ -282,7 +298,10 @@ func (r *Runner) declineForLong(ctx context.Context) {
 func (r *Runner) give(ctx context.Context) error {
 	call, cancel := context.WithTimeout(ctx, r.o.Times.Call)
 	defer cancel()
-	if _, err := r.o.Migration.Give(call, &migrationv1.GiveRequest{MoveId: r.id}); err != nil {
+	r.mu.Lock()
+	by := r.acceptedBy
+	r.mu.Unlock()
+	if _, err := r.o.Migration.Give(call, &migrationv1.GiveRequest{MoveId: r.id, TargetIncarnation: by}); err != nil {
 		return ofNode(err)
 	}
 	return r.reach(ctx, movev1.State_STATE_COMMITTED)

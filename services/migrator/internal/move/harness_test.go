@@ -452,6 +452,7 @@ type destination struct {
 	epoch                             uint64 // guarded by mu
 	deaf                              bool   // guarded by mu; takes batches and acknowledges none
 	refuseAccept                      bool   // guarded by mu
+	dead                              bool   // guarded by mu; answers nothing once it was asked to accept
 	ingested                          int64  // guarded by mu; bytes
 	onPrepare                         func() // guarded by mu; called once, by the next Prepare
 }
@@ -535,9 +536,11 @@ func (d *destination) Prepare(_ context.Context, r *replicav1.PrepareRequest) (*
 func (d *destination) Accept(_ context.Context, r *replicav1.AcceptRequest) (*replicav1.AcceptResponse, error) {
 	d.mu.Lock()
 	repeat := d.accepted && d.epoch == r.GetEpoch()
-	prepared, refuse := d.prepared, d.refuseAccept
+	prepared, refuse, dead := d.prepared, d.refuseAccept, d.dead
 	d.mu.Unlock()
 	switch {
+	case dead:
+		return nil, status.Error(codes.Unavailable, "it is dead")
 	case repeat:
 		return &replicav1.AcceptResponse{}, nil
 	case !prepared || refuse:
@@ -566,6 +569,9 @@ func (d *destination) Decline(_ context.Context, r *replicav1.DeclineRequest) (*
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.dead {
+		return nil, status.Error(codes.Unavailable, "it is dead")
+	}
 	if !d.accepted {
 		d.prepared = false
 	}

@@ -57,6 +57,9 @@ type Options struct {
 	Targets *stream.Targets
 	// Addr returns where the members say that a node is.
 	Addr func(nodeID string) (addr string, ok bool)
+	// Removed reports whether the members say that a node was taken off their list: what it has accepted is not its
+	// any more.
+	Removed func(nodeID string) bool
 	// Compare verifies.
 	Compare Compare
 	// Limit is shared by all moves; nil: none.

@@ -47,6 +47,7 @@ type Runner struct {
 	contract    bool                    // guarded by mu; the target knows the established contract only
 	note        string                  // guarded by mu; the reason while all is well
 	prepared    bool                    // guarded by mu; the target may have been asked to prepare
+	acceptedBy  string                  // guarded by mu; the incarnation of the target that has accepted
 	is          standing                // guarded by mu
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -437,6 +438,27 @@ func TestATargetThatRefusesToAcceptLeavesTheSourceServing(t *testing.T) {
 	w.target.set(func() { w.target.refuseAccept = false })
 	p.end(t)
 	w.complete()
+}
+
+// A target that dies for good when it may have accepted must not take the range along: it is served again once the members
+// say that it was removed, and not before. It may come back.
+func TestATargetThatIsRemovedBeforeItSaysWhatItDidLeavesTheSourceServing(t *testing.T) {
+	w := newWorld(t, handOver())
+	w.fill(20)
+	w.target.dead = true
+	var removed atomic.Bool
+	w.o.Removed = func(id string) bool { return id == "n2" && removed.Load() }
+	p := w.begin()
+	require.Eventually(t, func() bool { return strings.Contains(w.source.current().GetReason(), "it is dead") }, time.Minute, time.Millisecond)
+	require.Error(t, w.source.write("refused", "x"))
+	p.kill()
+	require.Equal(t, movev1.State_STATE_FENCED, w.source.current().GetState())
+	p = w.begin() // which only knows that there is an epoch
+	require.Eventually(t, func() bool { return strings.Contains(w.source.current().GetReason(), "it is dead") }, time.Minute, time.Millisecond)
+	require.Equal(t, movev1.State_STATE_FENCED, w.source.current().GetState())
+	removed.Store(true)
+	require.Eventually(t, func() bool { return w.source.write("served", "x") == nil }, time.Minute, time.Millisecond)
+	p.kill()
 }
 
 // A migrator that ends while its range is fenced must not leave the requests refused until the next one.

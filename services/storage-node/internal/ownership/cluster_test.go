@@ -126,7 +126,7 @@ func (c *cluster) handOver(from, to string, ranges []ring.HashRange, drain bool)
 		}
 	}
 	require.NoError(c.t, c.nodes[to].Accept(bg, move, from, c.epochs))
-	require.NoError(c.t, c.nodes[from].Give(bg, move, Owner{NodeID: to}, c.epochs))
+	require.NoError(c.t, c.nodes[from].Give(bg, move, Owner{NodeID: to, Incarnation: c.incarnation(to)}, c.epochs))
 	c.moves = append(c.moves, handed{from, to, ranges, drain, c.epochs})
 }
 

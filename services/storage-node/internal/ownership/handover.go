@@ -124,7 +124,8 @@ func (r *Registry) Lift(ctx context.Context, move string) error {
 }
 
 // Give records that the fenced ranges of a move are another node's from now on, since that accepted
-// them with an epoch. A repeat does nothing; without a fence it is MOVE_STATE.
+// them with an epoch; they stay this node's if the other one has left since. A repeat does nothing; without a fence it is
+// MOVE_STATE.
 func (r *Registry) Give(ctx context.Context, move string, to Owner, epoch uint64) error {
 	if to.NodeID == "" || to.NodeID == r.o.NodeID {
 		return refuse(store.ReasonTarget, "ranges are given to another node, not to %.100q", to.NodeID)
@@ -143,11 +144,18 @@ func (r *Registry) Give(ctx context.Context, move string, to Owner, epoch uint64
 			return nil, err
 		}
 		now := r.o.Now()
-		to.Incarnation = r.incarnationOf(to.NodeID)
 		f.stage, f.peer, f.epoch, f.at = given, to, epoch, now
 		next.facts[move] = f
 		g := &next.ground
 		g.raise(f.ranges, epoch)
+		declared, known := r.declared(to.NodeID)
+		if known && (declared.State == membership.Drained || declared.State == membership.Removed) {
+			next.tell(slog.LevelWarn, "ranges stay: who accepted them is gone", "move", move, "ranges", len(f.ranges), "was", to.NodeID, "epoch", epoch)
+			return []string{move}, nil
+		}
+		if to.Incarnation != declared.Incarnation { // the members say an older one, which would be followed by a change, or a later one
+			to.Incarnation = ""
+		}
 		var explicit []ring.HashRange
 		if next.leaving == nil { // who leaves gives to a replica where there is nobody else
 			explicit = next.shared(r.o.NodeID, to.NodeID)

@@ -163,16 +163,14 @@ func (r *Registry) follow(ctx context.Context, next *state, placed *ring.Ring, h
 	return nil
 }
 
-// incarnationOf returns the one that a node was declared with last, empty if it was not.
-func (r *Registry) incarnationOf(id string) string {
+// declared returns what a node was declared as last.
+func (r *Registry) declared(id string) (d membership.Declaration, ok bool) {
 	if all := r.members.Load(); all != nil {
-		for _, d := range *all {
-			if d.NodeID == id {
-				return d.Incarnation
-			}
+		if i := slices.IndexFunc(*all, func(d membership.Declaration) bool { return d.NodeID == id }); i >= 0 {
+			return (*all)[i], true
 		}
 	}
-	return ""
+	return d, false
 }
 
 // shared returns the ranges that the ring gives both of two nodes.

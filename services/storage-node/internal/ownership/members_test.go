@@ -257,6 +257,49 @@ func TestTheRingGivesBackWhatWasGiven(t *testing.T) {
 		require.NoError(t, n.write(keyIn(moves, 0)))
 		require.Equal(t, []ring.HashRange{{}}, ring.RangesIn(n.View().Owned))
 	})
+	for name, restart := range map[string]func(n *node, t *testing.T) *node{
+		"": func(n *node, _ *testing.T) *node { return n }, " after a restart": (*node).restart,
+	} {
+		t.Run("the joiner comes back without its disk"+name, func(t *testing.T) {
+			for accepted, back := range map[string]bool{all[2].Incarnation: true, "": false, "another": false} {
+				n := open(t)
+				require.NoError(t, n.SetMembers(bg, all))
+				_, _, err := n.Fence(bg, "m", moves)
+				require.NoError(t, err)
+				require.NoError(t, n.Give(bg, "m", Owner{NodeID: "n3", Incarnation: accepted}, 1))
+				n = restart(n, t)
+				require.NoError(t, n.SetMembers(bg, all))
+				requireReason(t, store.ReasonNotOwner, n.write(keyIn(moves, 0)))
+				anew := slices.Clone(all)
+				anew[2].Incarnation = "later"
+				require.NoError(t, n.SetMembers(bg, anew))
+				if !back { // who knows which one has it
+					requireReason(t, store.ReasonNotOwner, n.write(keyIn(moves, 0)))
+					continue
+				}
+				require.NoError(t, n.write(keyIn(moves, 0)))
+				require.Equal(t, []ring.HashRange{{}}, ring.RangesIn(n.View().Owned))
+			}
+		})
+		t.Run("who has accepted is gone before it is known here"+name, func(t *testing.T) {
+			for _, state := range []membership.State{membership.Removed, membership.Drained} {
+				n := open(t)
+				gone := slices.Clone(all)
+				gone[2].State = state
+				require.NoError(t, n.SetMembers(bg, gone))
+				_, _, err := n.Fence(bg, "m", moves)
+				require.NoError(t, err)
+				requireReason(t, store.ReasonRangeMoving, n.write(keyIn(moves, 0)))
+				require.NoError(t, n.Give(bg, "m", Owner{NodeID: "n3", Incarnation: all[2].Incarnation}, 1))
+				require.NoError(t, n.Give(bg, "m", Owner{NodeID: "n3", Incarnation: all[2].Incarnation}, 1), "a repeat")
+				n = restart(n, t)
+				require.NoError(t, n.SetMembers(bg, gone))
+				require.NoError(t, n.write(keyIn(moves, 0)))
+				require.Empty(t, n.View().Given)
+				require.Empty(t, n.View().CleanupNeeded())
+			}
+		})
+	}
 	t.Run("the joiner is up, and another one leaves", func(t *testing.T) {
 		n := begin(t)
 		now := up("n1", "n2", "n3")

@@ -68,7 +68,7 @@ type Owner struct {
 	NodeID string `json:"node_id"`
 	// Addr is where it serves clients, host:port; may be empty.
 	Addr string `json:"addr,omitempty"`
-	// Incarnation is the one that ranges were given to, for whoever has them from this node; empty: it was not known.
+	// Incarnation is the one that has accepted ranges of this node; empty: that is not known.
 	Incarnation string `json:"incarnation,omitempty"`
 }
 

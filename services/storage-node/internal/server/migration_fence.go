@@ -107,7 +107,7 @@ func (g migrationService) Give(ctx context.Context, r *migrationv1.GiveRequest) 
 	if !m.HandOver || m.State < moves.Accepted || m.State > moves.Released {
 		return nil, badState(m.ID, "it is "+m.State.String()+", and only what is ACCEPTED can be given")
 	}
-	to := ownership.Owner{NodeID: m.Target.NodeID, Addr: m.Target.Addr}
+	to := ownership.Owner{NodeID: m.Target.NodeID, Addr: m.Target.Addr, Incarnation: r.GetTargetIncarnation()}
 	if addr := addrOf(b.Members.View(), to.NodeID); addr != "" {
 		to.Addr = addr
 	}
