@@ -79,7 +79,7 @@ until grep -q 'from 127' "$TLS/forward"; do sleep 0.2; done
 port=$(sed -n 's/.*from 127.0.0.1:\([0-9]*\) .*/\1/p' "$TLS/forward")
 export PAIRDB_NATS_CA="$TLS/ca.pem"
 if PAIRDB_NATS_CA= pairctl events --nats "nats://localhost:$port" --since 1h --limit 1; then exit 1; fi 2>/dev/null
-until pairctl events --nats "tls://localhost:$port" --since 1h --limit 2 | grep node.ready; do sleep 0.5; done`, env...), "node.ready")
+until pairctl events --nats "tls://localhost:$port" --since 1h --kind node.ready --limit 1 | grep node.ready; do sleep 0.5; done`, env...), "node.ready")
 
 	// In the clear nobody is answered.
 	out = w.shell(t, time.Minute, "if out=$(deploy/k8s/pairctl pairdb-0 get greeting 2>&1); then exit 1; fi; echo \"$out\"", env...)
