@@ -186,7 +186,7 @@ func takeWhatIsLeft(t *testing.T, p *localpod.Process) {
 func TestReadsGoOnBesideAMove(t *testing.T) {
 	c := start(t, 2, quiet)
 	from, to := c.nodes[0], c.nodes[1]
-	for _, p := range []*localpod.Process{to.Node, to.Compactor, to.Migrator, to.HealthAgent} {
+	for _, p := range []*localpod.Process{to.Node, to.Migrator, to.HealthAgent} {
 		takeWhatIsLeft(t, p)
 	}
 	tr := &traffic{c: c, keys: size(30_000, 500_000), filling: 1000, route: only(from)}
