@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -79,8 +80,8 @@ type Options struct {
 	ClusterID, Incarnation string
 	// GCGrace is for how long tombstones are kept: data that was read before is refused. Required.
 	GCGrace time.Duration
-	// DigestBytesPerSecond bounds what all scans for digests read together: 128 MiB, of which one core
-	// is busy for less than half of its time.
+	// DigestBytesPerSecond bounds what all scans for digests read together: 32 MiB for each processor, which is
+	// busy with them for less than an eighth of its time; below 0: nothing does.
 	DigestBytesPerSecond int64
 	// Now is wall time, time.Now.
 	Now func() time.Time
@@ -145,7 +146,7 @@ func New(e Engine, clock Clock, tenants Tenants, o Options) *Replica {
 		o.Now = time.Now
 	}
 	if o.DigestBytesPerSecond == 0 {
-		o.DigestBytesPerSecond = 128 << 20
+		o.DigestBytesPerSecond = int64(runtime.GOMAXPROCS(0)) * 32 << 20
 	}
 	if o.Owners == nil {
 		o.Owners = anybody{}
@@ -257,8 +258,8 @@ const (
 	// maxBurst is what may be taken at once: little more than a timer may be late. Requests wait for a
 	// processor while a scan has it.
 	maxBurst = 4 * time.Millisecond
-	// bytesPerPace are read between two pauses, within half a millisecond.
-	bytesPerPace = 256 << 10
+	// bytesPerPace are read between two pauses, within a fraction of a millisecond.
+	bytesPerPace = 64 << 10
 )
 
 // take waits until n more bytes may be read.
