@@ -15,8 +15,8 @@ type leaving struct {
 	members     members
 	factor      int
 	// owned are the ranges that the node says it has, with their replicas, later than moves were asked for: those of the
-	// ring without what it gave away, and with what it took over before the ring says so. None: it has given away everything, or
-	// does not know yet.
+	// ring without what it gave away, and with what it took over before the ring says so. None: it has given away
+	// everything, or does not know yet.
 	owned []ring.Placement
 	// moves are those of the drain, and all others that are not over; when owned is empty, all that the node
 	// remembers.

@@ -148,13 +148,13 @@ func (r *Registry) Give(ctx context.Context, move string, to Owner, epoch uint64
 		next.facts[move] = f
 		g := &next.ground
 		g.raise(f.ranges, epoch)
-		declared, known := r.declared(to.NodeID)
-		if known && (declared.State == membership.Drained || declared.State == membership.Removed) {
+		declared := next.declared(to.NodeID)
+		if declared.State == membership.Drained || declared.State == membership.Removed {
 			next.tell(slog.LevelWarn, "ranges stay: who accepted them is gone", "move", move, "ranges", len(f.ranges), "was", to.NodeID, "epoch", epoch)
 			return []string{move}, nil
 		}
-		if to.Incarnation != declared.Incarnation { // the members say an older one, which would be followed by a change, or a later one
-			to.Incarnation = ""
+		if to.Incarnation != declared.Incarnation {
+			to.Incarnation = "" // the one of the members may be an earlier one: it would pass for another life at the next news
 		}
 		var explicit []ring.HashRange
 		if next.leaving == nil { // who leaves gives to a replica where there is nobody else

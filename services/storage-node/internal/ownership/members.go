@@ -21,6 +21,7 @@ func (r *Registry) SetMembers(ctx context.Context, all []membership.Declaration)
 	if last := r.members.Load(); last != nil && slices.Equal(*last, all) {
 		return nil
 	}
+	all = slices.Clone(all)
 	var owners []ring.Member
 	here := map[string]string{} // incarnations of nodes that have ranges, or are about to
 	for _, d := range all {
@@ -40,7 +41,7 @@ func (r *Registry) SetMembers(ctx context.Context, all []membership.Declaration)
 		r.ownOnly.Store(false)
 	}
 	err := r.change(ctx, func(next *state) ([]string, error) {
-		next.ring, next.joining, next.leaving = placed, joining, leaves
+		next.ring, next.members, next.joining, next.leaving = placed, all, joining, leaves
 		next.unheard = next.unheard && all[own].State == membership.Joining && len(owners) == 0
 		return nil, r.follow(ctx, next, placed, here)
 	})
@@ -53,7 +54,6 @@ func (r *Registry) SetMembers(ctx context.Context, all []membership.Declaration)
 		}
 		r.ownOnly.Store(true)
 	}
-	all = slices.Clone(all)
 	r.members.Store(&all)
 	return nil
 }
@@ -163,14 +163,14 @@ func (r *Registry) follow(ctx context.Context, next *state, placed *ring.Ring, h
 	return nil
 }
 
-// declared returns what a node was declared as last.
-func (r *Registry) declared(id string) (d membership.Declaration, ok bool) {
-	if all := r.members.Load(); all != nil {
-		if i := slices.IndexFunc(*all, func(d membership.Declaration) bool { return d.NodeID == id }); i >= 0 {
-			return (*all)[i], true
+// declared returns what a node was declared as last; the zero value if it was not.
+func (s *state) declared(id string) membership.Declaration {
+	for _, d := range s.members {
+		if d.NodeID == id {
+			return d
 		}
 	}
-	return d, false
+	return membership.Declaration{}
 }
 
 // shared returns the ranges that the ring gives both of two nodes.

@@ -141,6 +141,8 @@ type state struct {
 	facts  map[string]fact // by move, those of other nodes with their names in front
 	ground ground
 	ring   *ring.Ring // nil until the members are known
+	// members are those of the last SetMembers, never changed.
+	members []membership.Declaration
 	// joining: others own what this node is to have, and only what it has accepted is its own. unheard: they may,
 	// nobody has said yet whether there are any.
 	joining, unheard bool
@@ -314,7 +316,7 @@ func (r *Registry) changeLocked(ctx context.Context, f func(next *state) (moves 
 		return damaged(old.damage)
 	}
 	next := &state{
-		facts: maps.Clone(old.facts), ground: old.ground.clone(), ring: old.ring,
+		facts: maps.Clone(old.facts), ground: old.ground.clone(), ring: old.ring, members: old.members,
 		joining: old.joining, unheard: old.unheard, leaving: old.leaving,
 	}
 	moves, err := f(next)
