@@ -80,8 +80,8 @@ type Options struct {
 	ClusterID, Incarnation string
 	// GCGrace is for how long tombstones are kept: data that was read before is refused. Required.
 	GCGrace time.Duration
-	// DigestBytesPerSecond bounds what all scans for digests read together: 32 MiB for each processor, which is
-	// busy with them for less than an eighth of its time; below 0: nothing does.
+	// DigestBytesPerSecond bounds what all scans for digests read together: 32 MiB for each processor; below 0:
+	// nothing does.
 	DigestBytesPerSecond int64
 	// Now is wall time, time.Now.
 	Now func() time.Time
